@@ -1,0 +1,82 @@
+"""Settings after parsing: frozen, complete, and the only form in which the packages below `cli` see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from swarm.core.span import Span
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["int8", "nf4"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which checkpoint: `demo`, a local folder, or a hub id with its revision, token and cache folder."""
+
+    name: str
+    revision: str | None = None
+    token: str | None = field(default=None, repr=False)
+    cache_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """One libp2p node: where it listens and whom it joins.
+
+    `identity_path` None means a throw-away identity; `port` 0 means any free port.
+    """
+
+    peers: tuple[str, ...] = ()
+    host: str = "0.0.0.0"
+    port: int = 0
+    public_addresses: tuple[str, ...] = ()
+    identity_path: Path | None = None
+    listen: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLimits:
+    """What a peer grants at most. Times in seconds."""
+
+    max_sessions: int = 64
+    max_sessions_per_client: int = 16
+    max_batch_rows: int = 64
+    max_step_tokens: int = 65536
+    admission_wait_s: float = 2.0
+    idle_session_s: float = 300.0
+    drain_s: float = 60.0
+    lease_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConfig:
+    """Everything `swarm serve` decides. `layers` None means auto, `cache_tokens` None means what fits."""
+
+    model: ModelConfig
+    node: NodeConfig = NodeConfig()
+    layers: Span | None = None
+    device: str = "auto"
+    dtype: Precision = "auto"
+    quantize: Quantization | None = None
+    cache_tokens: int | None = None
+    threads: int | None = None
+    name: str | None = None
+    limits: PeerLimits = PeerLimits()
+    ready_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """How a client waits, in seconds.
+
+    `step_timeout_s` is the deadline of a step until a hop's usual time is known; later deadlines follow what that
+    hop usually takes. `unavailable_timeout_s` bounds waiting for missing layers.
+    """
+
+    step_timeout_s: float = 120.0
+    open_timeout_s: float = 10.0
+    unavailable_timeout_s: float = 60.0
+    refresh_s: float = 5.0

@@ -1,0 +1,75 @@
+"""What travels through a chain: the new tokens of one session, as tensors.
+
+Shapes: B rows, n new tokens, H hidden size, L layers still ahead (counted from the receiving hop's first layer),
+P per-layer-input size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StepTensors:
+    """The tensors of a step at one layer boundary. Every tensor has rows first and tokens second.
+
+    Attributes:
+        hidden: hidden state `[B, n, H]` entering the next layer.
+        mask: `[B, n]` bool, False where a token is padding; None means all True.
+        positions: `[B, n]` int64 position ids; None means `start .. start + n - 1` in every row.
+        token_ids: `[B, n]` int64, only for models whose layers look at token ids.
+        embeds: `[B, n, H]` the input embeddings, only for models whose layers look at them.
+        per_layer: `[B, n, L, P]` per-layer inputs of the layers still ahead (gemma3n, gemma4).
+        carry: second, third, ... values which this architecture's layers hand to the next layer.
+    """
+
+    hidden: Tensor
+    mask: Tensor | None = None
+    positions: Tensor | None = None
+    token_ids: Tensor | None = None
+    embeds: Tensor | None = None
+    per_layer: Tensor | None = None
+    carry: tuple[Tensor | None, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return self.hidden.shape[0]
+
+    @property
+    def tokens(self) -> int:
+        return self.hidden.shape[1]
+
+    def named(self) -> dict[str, Tensor]:
+        """The tensors that are present, by name; carried values as `carry.0`, `carry.1`, ..."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "carry"}
+        found.update({f"carry.{i}": value for i, value in enumerate(self.carry)})
+        return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+    @classmethod
+    def from_named(cls, tensors: dict[str, Tensor]) -> StepTensors:
+        """The reverse of `named`; names are expected to be checked already."""
+        plain = {name: value for name, value in tensors.items() if not name.startswith("carry.")}
+        indices = [int(name.removeprefix("carry.")) for name in tensors if name.startswith("carry.")]
+        carry = tuple(tensors.get(f"carry.{i}") for i in range(max(indices, default=-1) + 1))
+        return cls(**plain, carry=carry)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a session as a hop receives it.
+
+    Attributes:
+        number: counts up by one with every step of the session; a repeated number asks for the same answer again.
+        start: the position of the first new token. Below the cached length: the hop rolls back to it first.
+        select_rows: new row i continues old row `select_rows[i]` (beam reordering, row duplication or removal);
+            applied after the roll-back and before the new tokens; None means unchanged.
+        tensors: the new tokens.
+    """
+
+    number: int
+    start: int
+    tensors: StepTensors
+    select_rows: tuple[int, ...] | None = None
