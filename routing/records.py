@@ -11,7 +11,7 @@ import hashlib
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from swarm.core.span import Span
 
@@ -19,7 +19,20 @@ BUCKETS = 8
 MAX_LEASE_S = 30.0
 MAX_RECORD_BYTES = 4096
 
+MAX_LINKS = 32
+
+
+def _printable(text: str) -> str:
+    # strangers' names reach terminals: escape sequences and line breaks must not
+    if not text.isprintable():
+        raise ValueError("must not contain control characters")
+    return text
+
+
 _Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, le=1 << 40)]
+_Text = Annotated[str, AfterValidator(_printable)]
+_PeerId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
 
 
 class PeerState(StrEnum):
@@ -32,28 +45,32 @@ class PeerState(StrEnum):
 
 
 class PeerRecord(BaseModel):
-    """An announcement. Times are DHT time (seconds since the epoch)."""
+    """An announcement. Times are DHT time (seconds since the epoch).
+
+    `seconds_per_layer` 0 means not measured yet; `links` maps other peers to one-way seconds from this one;
+    `free_tokens` and `total_tokens` count token rows of the KV cache.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     protocol: Annotated[int, Field(ge=0, lt=1 << 31)]
-    peer_id: Annotated[str, Field(min_length=1, max_length=128)]
-    name: Annotated[str, Field(max_length=64)] = ""
-    addresses: Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=16)] = ()
-    model_uid: Annotated[str, Field(min_length=8, max_length=128)]
-    model_name: Annotated[str, Field(max_length=256)] = ""
+    peer_id: _PeerId
+    name: Annotated[_Text, Field(max_length=64)] = ""
+    addresses: Annotated[tuple[Annotated[_Text, Field(max_length=256)], ...], Field(max_length=16)] = ()
+    model_uid: Annotated[_Text, Field(min_length=8, max_length=128)]
+    model_name: Annotated[_Text, Field(max_length=256)] = ""
     layers: Annotated[int, Field(ge=1, le=4096)]
     start: Annotated[int, Field(ge=0, le=4096)]
     end: Annotated[int, Field(ge=1, le=4096)]
     state: PeerState
-    precision: Annotated[str, Field(max_length=32)]
+    precision: Annotated[_Text, Field(max_length=32)]
     seconds_per_layer: _Seconds = 0.0
     queue_s: _Seconds = 0.0
-    sessions: Annotated[int, Field(ge=0)] = 0
-    free_tokens: Annotated[int, Field(ge=0)] = 0
-    total_tokens: Annotated[int, Field(ge=0)] = 0
-    links: Annotated[dict[str, _Seconds], Field(max_length=32)] = {}
-    version: Annotated[str, Field(max_length=32)] = ""
+    sessions: _Count = 0
+    free_tokens: _Count = 0
+    total_tokens: _Count = 0
+    links: Annotated[dict[_PeerId, _Seconds], Field(max_length=MAX_LINKS)] = {}
+    version: Annotated[_Text, Field(max_length=32)] = ""
     issued_at: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     expires_at: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

@@ -1,0 +1,136 @@
+"""The lowest-latency chain of peers through a span of layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swarm.core.errors import SwarmUnavailable
+from swarm.core.span import Span
+from swarm.routing.records import PeerRecord, PeerState
+from swarm.routing.shortest_path import Terrain, cheapest_path
+from swarm.routing.shortfall import explain
+from swarm.routing.view import SwarmView
+
+
+class LinkCost(Protocol):
+    """Anything that knows the one-way seconds between two nodes."""
+
+    def link_s(self, source: str, sink: str, /) -> float: ...
+
+
+@runtime_checkable
+class LinkMatrix(Protocol):
+    """A `LinkCost` that answers for all pairs at once, which 1,000 peers need."""
+
+    def matrix(self, peers: list[str], /) -> NDArray[np.float64]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChainRequest:
+    """What a chain is needed for.
+
+    Attributes:
+        source, sink: peer ids of who sends into the chain and who gets its output: the client, or survivors.
+        links: one-way seconds between any two nodes.
+        tokens: token rows (rows x positions) that every hop must have free.
+        precision: the only one to use; None takes the precision with the cheapest chain.
+        avoid: peers that are not used, whatever they announce.
+    """
+
+    source: str
+    sink: str
+    links: LinkCost
+    tokens: int = 1
+    precision: str | None = None
+    avoid: frozenset[str] = frozenset()
+
+    def objection(self, record: PeerRecord) -> str:
+        """Why this peer cannot be used, in a few words; empty if it can."""
+        if record.peer_id in self.avoid:
+            return "avoided after failures"
+        if record.state is not PeerState.ONLINE:
+            return record.state.value
+        if self.precision not in (None, record.precision):
+            return f"not in {self.precision}"
+        if record.free_tokens < self.tokens:
+            return "full"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One peer's part of a chain."""
+
+    peer_id: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Hops that cover a span without gap or overlap, all of one precision; `cost_s` is what one token should take.
+
+    A peer stands in two hops only where that is cheaper and it has room for both.
+    """
+
+    hops: tuple[Hop, ...]
+    cost_s: float
+    precision: str
+
+    def __str__(self) -> str:
+        return " -> ".join(f"{hop.peer_id[-8:]}[{hop.span}]" for hop in self.hops)
+
+
+def find_chain(view: SwarmView, span: Span, request: ChainRequest) -> Chain:
+    """The cheapest chain through `span`: exact, and the same for the same input.
+
+    Cost: for each hop link(previous, hop) + queue + layers x seconds per layer, then link(last, sink). A chain enters
+    and leaves a peer's span at any layer.
+
+    Raises:
+        SwarmUnavailable: if some layers have no usable peer; its text names them and says why.
+    """
+    usable = [r for r in view.peers if not request.objection(r) and r.start < span.end and span.start < r.end]
+    found = [_cheapest_in(precision, usable, span, request) for precision in view.precisions()]
+    chains = [chain for chain in found if chain is not None]
+    if not chains:
+        raise SwarmUnavailable(explain(view, span, request.objection, request.tokens))
+    return min(chains, key=lambda chain: chain.cost_s)
+
+
+def _cheapest_in(precision: str, usable: list[PeerRecord], span: Span, request: ChainRequest) -> Chain | None:
+    peers = [record for record in usable if record.precision == precision]
+    if not peers:
+        return None
+    terrain = _terrain(peers, span, request)
+    path = cheapest_path(terrain)
+    if path is None:
+        return None
+    hops = tuple(Hop(peers[v.peer].peer_id, Span(span.start + v.start, span.start + v.end)) for v in path)
+    return Chain(hops, terrain.cost(path), precision)
+
+
+def _terrain(peers: list[PeerRecord], span: Span, request: ChainRequest) -> Terrain:
+    ids = [record.peer_id for record in peers]
+    link_s = request.links.link_s
+    layers = np.arange(span.start, span.end)[:, None]
+    starts, ends = np.array([r.start for r in peers]), np.array([r.end for r in peers])
+    room = np.array([r.free_tokens for r in peers])
+    return Terrain(
+        serves=(starts <= layers) & (layers < ends),
+        layer_s=np.array([r.seconds_per_layer for r in peers]),
+        queue_s=np.array([r.queue_s for r in peers]),
+        links_s=_links(ids, request.links),
+        from_source_s=np.array([link_s(request.source, peer) for peer in ids]),
+        to_sink_s=np.array([link_s(peer, request.sink) for peer in ids]),
+        visits=room // max(request.tokens, 1),
+    )
+
+
+def _links(ids: list[str], links: LinkCost) -> NDArray[np.float64]:
+    if isinstance(links, LinkMatrix):
+        return links.matrix(ids)
+    return np.array([[links.link_s(a, b) for b in ids] for a in ids])
