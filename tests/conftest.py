@@ -1,0 +1,30 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.leftovers import describe
+from tests.peers import LocalSwarm
+from tests.processes import Zygote
+
+SwarmFactory = Callable[[], LocalSwarm]
+
+
+@pytest.fixture(scope="session")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """The process from which this session's `swarm` commands are forked; started when the first one is."""
+    zygote = Zygote(tmp_path_factory.mktemp("zygote") / "log")
+    yield zygote
+    left = zygote.close()
+    assert not left, "processes outlived the tests: " + ", ".join(describe(process) for process in left)
+
+
+@pytest.fixture
+def swarm_factory(zygote: Zygote) -> Iterator[SwarmFactory]:
+    """Makes swarms of real peers; each is stopped and checked for leftovers when the test ends, if not before."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(LocalSwarm(zygote))
