@@ -1,7 +1,7 @@
 """Cheapest way through layers when every layer may run on any of several peers.
 
 Axes: L layers of the wanted span, P peers. The nodes of the graph are (peer, boundary): one pass from front to back
-relaxes all of them (dynamic programming over a DAG, that is, Bellman's recursion), O(L * P^2), vectorised over P^2.
+relaxes all of them (dynamic programming over a DAG), at most L * P^2 steps, vectorised over P^2.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ Mask = NDArray[np.bool_]
 MAX_SEARCHES = 64
 # breaks ties in favour of fewer visits; far below anything that can be measured
 _VISIT_S = 1e-9
+_SKETCH_WIDTH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,29 +95,56 @@ def cheapest_path(terrain: Terrain) -> Path | None:
 
 
 def _relaxed_path(terrain: Terrain, serves: Mask) -> Path | None:
-    """The cheapest path if every peer had room for any number of visits."""
-    arrival_s = terrain.links_s.T.copy()
+    """The cheapest path if every peer had room for any number of visits.
+
+    A narrow first sweep finds some path; the second one is exact, and leaves out whatever cannot beat that path.
+    """
+    if not serves.any(axis=1).all():
+        return None
+    sketch = _sweep(terrain, serves, width=_SKETCH_WIDTH, ceiling_s=np.inf)
+    slack_s = 2 * _VISIT_S * len(serves)
+    return _sweep(
+        terrain, serves, width=len(terrain.layer_s), ceiling_s=terrain.cost(sketch) * (1 + 1e-9) + slack_s
+    )
+
+
+def _sweep(terrain: Terrain, serves: Mask, *, width: int, ceiling_s: float) -> Path:
+    """The cheapest path that keeps the `width` cheapest peers of each boundary, if it costs at most `ceiling_s`."""
+    ahead_s = _least_ahead(terrain, serves)
     entry_s = terrain.queue_s + _VISIT_S
+    came_from = np.full(serves.shape, -1, dtype=np.int64)
     reached = np.flatnonzero(serves[0])
     at = (terrain.from_source_s + entry_s + terrain.layer_s)[reached]
-    came_from = np.full(serves.shape, -1, dtype=np.int64)
     for layer in range(1, len(serves)):
-        if not reached.size:
-            return None
+        kept = _promising(at, ahead_s[layer], width, ceiling_s)
+        reached, at = reached[kept], at[kept]
         here = np.flatnonzero(serves[layer])
-        through = arrival_s[np.ix_(here, reached)] + at
-        previous = through.argmin(axis=1)
-        entered = through[np.arange(here.size), previous] + entry_s[here]
+        through = terrain.links_s[np.ix_(reached, here)] + at[:, None]
+        previous = through.argmin(axis=0)
+        entered = through[previous, np.arange(here.size)] + entry_s[here]
         stayed = np.full(serves.shape[1], np.inf)
         stayed[reached] = at
         stays = stayed[here] <= entered
         came_from[layer, here] = np.where(stays, here, reached[previous])
         at = np.minimum(stayed[here], entered) + terrain.layer_s[here]
         reached = here
-    if not reached.size:
-        return None
     last = int(reached[(at + terrain.to_sink_s[reached]).argmin()])
     return _trace_back(came_from, last)
+
+
+def _least_ahead(terrain: Terrain, serves: Mask) -> Floats:
+    """`[L + 1]` what the layers from here to the end cost at least."""
+    cheapest = np.where(serves, terrain.layer_s, np.inf).min(axis=1)
+    ahead = np.append(cheapest, terrain.to_sink_s[serves[-1]].min())
+    return ahead[::-1].cumsum()[::-1]
+
+
+def _promising(at: Floats, ahead_s: float, width: int, ceiling_s: float) -> NDArray[np.int64]:
+    """Positions in `at` of what may still be on the cheapest path, ascending; never empty."""
+    kept = np.flatnonzero(at + ahead_s <= ceiling_s)
+    if kept.size > width:
+        kept = np.sort(kept[np.argpartition(at[kept], width)[:width]])
+    return kept
 
 
 def _trace_back(came_from: NDArray[np.int64], last: int) -> Path:

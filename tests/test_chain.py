@@ -1,0 +1,241 @@
+"""Chain search: equal to brute force on every small swarm, and clear about why there is no chain."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby, product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarm.core.errors import SwarmUnavailable
+from swarm.core.span import Span
+from swarm.routing.chain import Chain, ChainRequest, Hop, find_chain
+from swarm.routing.latency import LatencyTable
+from swarm.routing.records import PeerRecord, PeerState
+from swarm.routing.view import SwarmView
+from tests.records import make_record, make_view
+
+N_LAYERS = 5
+PEERS = ("a", "b", "c", "d")
+REQUEST = ChainRequest(source="client", sink="client", links=LatencyTable(default_s=0.01))
+SECONDS = st.sampled_from((0.0, 0.001, 0.01, 0.02, 0.1, 1.0))
+
+
+@dataclass(frozen=True)
+class TableLinks:
+    """Directed link costs, at the mercy of no triangle inequality."""
+
+    seconds: dict[tuple[str, str], float]
+
+    def link_s(self, source: str, sink: str) -> float:
+        return self.seconds.get((source, sink), 0.05)
+
+
+def cost_s(hops: tuple[Hop, ...], view: SwarmView, request: ChainRequest) -> float:
+    """The cost of a chain, written out as its definition says."""
+    total, at = 0.0, request.source
+    for hop in hops:
+        record = view.by_id[hop.peer_id]
+        total += (
+            request.links.link_s(at, hop.peer_id) + record.queue_s + len(hop.span) * record.seconds_per_layer
+        )
+        at = hop.peer_id
+    return total + request.links.link_s(at, request.sink)
+
+
+def every_chain(view: SwarmView, span: Span, request: ChainRequest) -> Iterator[tuple[Hop, ...]]:
+    """All valid chains: one usable peer for each layer, all of one precision, with room for every visit."""
+    usable = [record for record in view.peers if not request.objection(record)]
+    for assigned in product(usable, repeat=len(span)):
+        pairs = list(zip(range(span.start, span.end), assigned, strict=True))
+        if (
+            any(layer not in record.span for layer, record in pairs)
+            or len({r.precision for r in assigned}) > 1
+        ):
+            continue
+        runs = [(peer, [n for n, _ in run]) for peer, run in groupby(pairs, key=lambda pair: pair[1].peer_id)]
+        visits = Counter(peer for peer, _ in runs)
+        if all(view.by_id[peer].free_tokens >= n * request.tokens for peer, n in visits.items()):
+            yield tuple(Hop(peer, Span(layers[0], layers[-1] + 1)) for peer, layers in runs)
+
+
+@st.composite
+def spans(draw: st.DrawFn) -> Span:
+    start = draw(st.integers(0, N_LAYERS - 1))
+    return Span(start, draw(st.integers(start + 1, N_LAYERS)))
+
+
+@st.composite
+def swarms(draw: st.DrawFn, n_peers: int = 4) -> SwarmView:
+    return make_view(*(draw(peers(peer_id)) for peer_id in PEERS[:n_peers]))
+
+
+@st.composite
+def peers(draw: st.DrawFn, peer_id: str) -> PeerRecord:
+    span = draw(spans() | st.just(Span(0, N_LAYERS)))
+    return make_record(
+        peer_id,
+        (span.start, span.end),
+        N_LAYERS,
+        seconds_per_layer=draw(SECONDS),
+        queue_s=draw(SECONDS),
+        free_tokens=draw(st.sampled_from((10, 20, 30, 5, 0))),
+        precision=draw(st.sampled_from(("float32", "float32", "bfloat16"))),
+        state=draw(st.sampled_from((PeerState.ONLINE,) * 6 + (PeerState.JOINING, PeerState.DRAINING))),
+    )
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> ChainRequest:
+    ends = st.sampled_from((*PEERS, "client"))
+    pairs = st.tuples(ends, ends)
+    return ChainRequest(
+        source=draw(ends),
+        sink=draw(ends),
+        links=TableLinks(draw(st.dictionaries(pairs, SECONDS, max_size=25))),
+        tokens=draw(st.sampled_from((10, 5, 1))),
+        precision=draw(st.sampled_from((None, None, "float32", "bfloat16", "int8"))),
+        avoid=frozenset(draw(st.sets(st.sampled_from(PEERS), max_size=1))),
+    )
+
+
+def check_against_brute_force(view: SwarmView, span: Span, request: ChainRequest) -> Chain | None:
+    chains = list(every_chain(view, span, request))
+    if not chains:
+        with pytest.raises(SwarmUnavailable, match=r"layers \d+:\d+"):
+            find_chain(view, span, request)
+        return None
+    best = find_chain(view, span, request)
+    assert best.hops in chains
+    assert best.cost_s == pytest.approx(cost_s(best.hops, view, request), abs=1e-9)
+    assert best.cost_s == pytest.approx(min(cost_s(chain, view, request) for chain in chains), abs=1e-6)
+    assert {view.by_id[hop.peer_id].precision for hop in best.hops} == {best.precision}
+    return best
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(swarms(), spans(), requests())
+def test_search_equals_brute_force(view: SwarmView, span: Span, request: ChainRequest) -> None:
+    check_against_brute_force(view, span, request)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.lists(SECONDS, min_size=6, max_size=6), st.lists(st.sampled_from((1, 2, 3)), min_size=3, max_size=3)
+)
+def test_search_equals_brute_force_where_coming_back_pays(seconds: list[float], rooms: list[int]) -> None:
+    records = [
+        make_record(peer, (i, N_LAYERS - i), N_LAYERS, seconds_per_layer=s, queue_s=q / 10, free_tokens=room)
+        for i, (peer, s, q, room) in enumerate(zip(PEERS[:3], seconds[:3], seconds[3:], rooms, strict=True))
+    ]
+    links = TableLinks({(a, b): 0.0 for a in PEERS for b in PEERS})
+    assert check_against_brute_force(make_view(*records), Span(0, N_LAYERS), replace(REQUEST, links=links))
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.sampled_from(PEERS), st.sampled_from(PEERS), SECONDS), max_size=20))
+def test_table_and_its_matrix_give_the_same_chain(observed: list[tuple[str, str, float]]) -> None:
+    table = LatencyTable()
+    for source, sink, seconds in observed:
+        table.observe(source, sink, seconds)
+    view = make_view(*(make_record(p, (i, i + 9), seconds_per_layer=0.01 * i) for i, p in enumerate(PEERS)))
+    plain = TableLinks({(a, b): table.link_s(a, b) for a, b in product((*PEERS, "client"), repeat=2)})
+    request = ChainRequest("client", "client", table)
+    assert find_chain(view, Span(0, 12), request) == find_chain(
+        view, Span(0, 12), replace(request, links=plain)
+    )
+
+
+def test_one_peer_with_all_layers_is_a_chain_of_one_hop() -> None:
+    view = make_view(make_record("a", (0, 12), seconds_per_layer=0.001, queue_s=0.005))
+    chain = find_chain(view, Span(0, 12), REQUEST)
+    assert chain.hops == (Hop("a", Span(0, 12)),)
+    assert chain.cost_s == pytest.approx(0.01 + 0.005 + 12 * 0.001 + 0.01)
+
+
+def test_a_chain_leaves_a_slow_peer_as_early_as_the_fast_one_starts() -> None:
+    view = make_view(
+        make_record("slow", (0, 8), seconds_per_layer=0.1),
+        make_record("fast", (3, 12), seconds_per_layer=0.001),
+    )
+    assert find_chain(view, Span(0, 12), REQUEST).hops == (Hop("slow", Span(0, 3)), Hop("fast", Span(3, 12)))
+
+
+def test_a_gap_is_filled_between_two_survivors() -> None:
+    view = make_view(make_record("left", (0, 12)), make_record("right", (0, 12)))
+    links = TableLinks({("before", "right"): 0.001, ("right", "after"): 0.001, ("client", "left"): 0.0})
+    gap = ChainRequest(source="before", sink="after", links=links)
+    assert find_chain(view, Span(4, 8), gap).hops == (Hop("right", Span(4, 8)),)
+
+
+def test_equal_costs_take_the_fewest_hops_and_then_the_first_peer() -> None:
+    halves = [make_record("a1", (0, 6)), make_record("a2", (6, 12))]
+    view = make_view(*halves, make_record("c", (0, 12)), make_record("b", (0, 12)))
+    free = replace(REQUEST, links=LatencyTable(default_s=0.0))
+    assert find_chain(view, Span(0, 12), free).hops == (Hop("b", Span(0, 12)),)
+
+
+def test_coming_back_to_a_peer_needs_room_for_both_visits() -> None:
+    fast = make_record("fast", (4, 8), seconds_per_layer=0.0)
+    slow = make_record("slow", (0, 12), seconds_per_layer=1.0, free_tokens=199)
+    assert len(find_chain(make_view(fast, slow), Span(0, 12), replace(REQUEST, tokens=99)).hops) == 3
+    chain = find_chain(make_view(fast, slow), Span(0, 12), replace(REQUEST, tokens=100))
+    assert chain.hops == (Hop("slow", Span(0, 12)),)
+
+
+def test_without_a_wish_the_precision_with_the_cheapest_chain_is_taken() -> None:
+    view = make_view(
+        make_record("a", (0, 12), seconds_per_layer=0.02, precision="float32"),
+        make_record("b", (0, 12), seconds_per_layer=0.01, precision="bfloat16"),
+    )
+    assert find_chain(view, Span(0, 12), REQUEST).precision == "bfloat16"
+    assert find_chain(view, Span(0, 12), replace(REQUEST, precision="float32")).precision == "float32"
+
+
+NEWER = make_record("z", (0, 12), protocol=2, name="lab")
+REASONS = [
+    ([], {}, "layers 0:12 are served by nobody"),
+    ([make_record("a", (0, 4)), make_record("b", (8, 12))], {}, "layers 4:8 are served by nobody"),
+    (
+        [make_record("a", (2, 4)), make_record("b", (8, 12))],
+        {},
+        "layers 0:2 are served by nobody; layers 4:8 are served by nobody",
+    ),
+    (
+        [make_record("a", (0, 12), free_tokens=9), make_record("b", (0, 12), free_tokens=0)],
+        {"tokens": 10},
+        "layers 0:12: 2 peers, all full (10 token rows needed)",
+    ),
+    ([make_record("a", (0, 12))], {"avoid": frozenset({"a"})}, "layers 0:12: 1 peer, avoided after failures"),
+    (
+        [make_record("a", (0, 12), state="draining"), make_record("b", (0, 6), state="joining")],
+        {},
+        "layers 0:6: 2 peers, 1 draining, 1 joining; layers 6:12: 1 peer, draining",
+    ),
+    ([make_record("a", (0, 12))], {"precision": "int8"}, "layers 0:12: 1 peer, not in int8"),
+    (
+        [make_record("a", (0, 6)), make_record("b", (6, 12), precision="int8")],
+        {},
+        "no single precision covers layers 0:12: float32 lacks layers 6:12, int8 lacks layers 0:6",
+    ),
+    (
+        [NEWER],
+        {},
+        "layers 0:12 are served by nobody (not used: lab speaks protocol version 2, this node speaks 1)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("records", "changes", "message"), REASONS, ids=[message for *_, message in REASONS])
+def test_the_error_names_the_layers_and_the_reason(
+    records: list[PeerRecord], changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(SwarmUnavailable) as caught:
+        find_chain(make_view(*records), Span(0, 12), replace(REQUEST, **changes))  # type: ignore[arg-type]
+    assert str(caught.value) == message
