@@ -1,0 +1,138 @@
+"""The client's model: the real CausalLM class, whose list of decoder layers is one remote module."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+
+from swarm.shards.loading import load_weights
+from swarm.shards.remote import CallContext, RemoteRunner
+from swarm.shards.remote_layers import RemoteLayers
+from swarm.shards.source import ModelSource
+from swarm.shards.stack import read_layer_call, stack_of
+from swarm.shards.traits import read_traits
+from swarm.shards.truncate import forget_missing_ties, meta_model
+
+
+def load_client_model(
+    source: ModelSource,
+    runner: RemoteRunner,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    mixin: type | None = None,
+) -> PreTrainedModel:
+    """The model with its embeddings, final norm and head; its layers run where `runner` says.
+
+    The class has the name of the original one; `mixin` is put before its bases. `generate()` is transformers' own.
+
+    Raises:
+        ModelError: if the checkpoint is damaged, incomplete, or does not fit into memory.
+    """
+    base, config = source.causal_class()
+    cls = _client_class(base, config, runner, mixin)
+    model = load_weights(source, cls, config, dtype=dtype, device=torch.device(device)).model
+    if (source.folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(source.folder, local_files_only=True)
+    return model
+
+
+def _client_class(
+    cls: type[PreTrainedModel], config: PretrainedConfig, runner: RemoteRunner, mixin: type | None
+) -> type[PreTrainedModel]:
+    probe = meta_model(cls, config)
+    stack, attribute = stack_of(probe)
+    call = read_layer_call(stack, attribute)
+    traits = read_traits(stack, config, call)
+
+    def build(self: PreTrainedModel, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
+        cls.__init__(self, config, *args, **kwargs)
+        stack, attribute = stack_of(self)
+        layers = cast(nn.ModuleList, getattr(stack, attribute))
+        remote = RemoteLayers(layers[0], runner, traits, call)
+        setattr(stack, attribute, nn.ModuleList([remote]))
+        forget_missing_ties(self)
+        self.__dict__["remote_layers"] = remote
+        _watch_calls(self, stack, remote)
+
+    namespace = {
+        "__init__": build,
+        "__module__": cls.__module__,
+        "_prepare_cache_for_generation": _prepare_cache,
+        "_supports_default_dynamic_cache": classmethod(lambda cls: True),
+    }
+    bases = (cls,) if mixin is None else (mixin, cls)
+    return cast("type[PreTrainedModel]", type(cls.__name__, bases, namespace))
+
+
+def _prepare_cache(
+    self: Any,
+    generation_config: GenerationConfig,
+    model_kwargs: dict[str, Any],
+    generation_mode: Any,
+    batch_size: int,
+    max_cache_length: int,
+) -> None:
+    """Give `generate` a remote cache where it would make a local one."""
+    names = inspect.signature(type(self).forward).parameters
+    name = "past_key_values" if "past_key_values" in names or "cache_params" not in names else "cache_params"
+    if model_kwargs.get(name) is not None:
+        model_kwargs[name]._is_user_defined = True
+        return
+    if generation_config.use_cache is False:
+        return
+    keeps = generation_config.return_dict_in_generate or generation_config.is_assistant
+    assisted = "assisted" in str(getattr(generation_mode, "value", generation_mode))
+    remote: RemoteLayers = self.remote_layers
+    cache = remote.new_cache(max_tokens=max_cache_length + 1, rollback=bool(keeps or assisted))
+    model_kwargs[name] = cache
+
+
+def _watch_calls(model: PreTrainedModel, stack: nn.Module, remote: RemoteLayers) -> None:
+    """Note, per thread, what the model and its stack are called with."""
+    context: CallContext = remote.__dict__["context"]
+    names = list(inspect.signature(inspect.unwrap(type(stack).forward)).parameters)[1:]
+    cache_name = "past_key_values" if "past_key_values" in names else "cache_params"
+    model_names = list(inspect.signature(inspect.unwrap(type(model).forward)).parameters)[1:]
+
+    def enter_model(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = {**dict(zip(model_names, args, strict=False)), **kwargs}
+        context.outer_mask = given.get("attention_mask")
+        keep = given.get("logits_to_keep", 0)
+        context.keep_last = keep if isinstance(keep, int) and keep > 0 else 0
+
+    def enter_stack(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        cache = given.get(cache_name)
+        use_cache = given.get("use_cache")
+        if use_cache is None:
+            use_cache = getattr(model.config.get_text_config(decoder=True), "use_cache", False)
+        if cache is None and use_cache:
+            cache = given[cache_name] = remote.new_cache()
+        context.arguments, context.cache = given, cache
+        return (), given
+
+    def leave_stack(*_: Any) -> None:
+        context.arguments, context.cache, context.per_layer = {}, None, None
+
+    model.register_forward_pre_hook(enter_model, with_kwargs=True)
+    stack.register_forward_pre_hook(enter_stack, with_kwargs=True)
+    stack.register_forward_hook(leave_stack, always_call=True)
+    _keep_per_layer_inputs(stack, context)
+
+
+def _keep_per_layer_inputs(stack: Any, context: CallContext) -> None:
+    """Let the remote layer see the per-layer inputs that the stack projects before its loop (gemma3n, gemma4)."""
+    project = getattr(stack, "project_per_layer_inputs", None)
+    if project is None:
+        return
+
+    def projected(*args: Any, **kwargs: Any) -> Tensor:
+        context.per_layer = project(*args, **kwargs)
+        return context.per_layer
+
+    stack.__dict__["project_per_layer_inputs"] = projected

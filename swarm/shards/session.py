@@ -1,0 +1,151 @@
+"""One session on one hop: a KV cache, the mask so far, and the outputs it passed on.
+
+    number == last_step   the same answer again, nothing is computed
+    number <  last_step   refused
+    start  == length      append
+    start  <  length      roll back first
+    start  >  length      refused, naming both
+
+`apply` runs in the thread that owns the device; `length` and `last_step` may be read from another one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from swarm.core.errors import RequestError, SessionLost
+from swarm.core.span import Span
+from swarm.shards.cache import ShardCache
+from swarm.shards.history import History
+from swarm.shards.step import Step, StepTensors
+
+if TYPE_CHECKING:
+    from swarm.shards.shard import Shard, SpanRun
+
+
+@dataclass(slots=True)
+class SessionCounters:
+    """What a session has really computed: tokens per row, and calls."""
+
+    tokens: int = 0
+    steps: int = 0
+
+
+class ShardSession:
+    """The state of one sequence batch on layers `span` of a shard."""
+
+    def __init__(self, shard: Shard, run: SpanRun, cache: ShardCache, *, rollback: bool) -> None:
+        self._shard = shard
+        self._run = run
+        self._cache = cache
+        self._mask: Tensor | None = None  # [B, length] on the device; None until the first padding
+        self._broken = False
+        self.span: Span = run.span
+        self.rollback = rollback
+        self.length = 0
+        self.last_step = -1
+        self.rows = 0
+        self.kept = History()
+        self.counters = SessionCounters()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the cache and of the kept outputs."""
+        return self._cache.nbytes + self.kept.nbytes
+
+    def apply(self, step: Step) -> StepTensors:
+        """Run one step through the span; the result (on the CPU) is what the next hop receives.
+
+        Raises:
+            RequestError: if the step does not fit the session; the session stays as it was.
+            SessionLost: if an earlier step failed half-way, so that the cache cannot be trusted.
+        """
+        if self._broken:
+            raise SessionLost("an earlier step failed inside of the layers; the session must be rebuilt")
+        if step.number == self.last_step:
+            return self._again(step)
+        self._check(step)
+        try:
+            with torch.inference_mode():
+                return self._advance(step)
+        except BaseException:
+            self._broken = True
+            raise
+
+    def _again(self, step: Step) -> StepTensors:
+        end = step.start + step.tensors.tokens
+        if end != self.length:
+            raise RequestError(
+                f"step {step.number} was repeated with end {end}, but it ended at {self.length}"
+            )
+        return self.kept.slice(step.start, end)
+
+    def _check(self, step: Step) -> None:
+        """Refuse what cannot work, before anything is changed."""
+        if step.number < self.last_step:
+            raise RequestError(f"step {step.number} came after step {self.last_step}")
+        if step.start > self.length:
+            raise RequestError(f"step starts at position {step.start}, but only {self.length} are cached")
+        rows = step.tensors.rows
+        if step.select_rows is not None and self.length:
+            if any(not 0 <= row < self.rows for row in step.select_rows):
+                raise RequestError(f"select_rows names a row outside of the {self.rows} rows of the session")
+            if len(step.select_rows) != rows:
+                raise RequestError(f"select_rows names {len(step.select_rows)} rows, the tensors have {rows}")
+        elif step.start and rows != self.rows:
+            raise RequestError(f"the session has {self.rows} rows, the step brings {rows}")
+        self._shard.check(step.tensors, self.span)
+        if 0 < step.start < self.length:
+            self._cache.check_rollback(step.start)
+
+    def _advance(self, step: Step) -> StepTensors:
+        if step.start < self.length:
+            self._roll_back(step.start)
+        if step.select_rows is not None and self.length:
+            self._select(step.select_rows)
+        tensors, count = step.tensors, step.tensors.tokens
+        self._extend_mask(tensors)
+        output = self._run(tensors, self._cache, self._mask)
+        self._cache.seen += count
+        self.kept.append(output)
+        self.counters.tokens += count
+        self.counters.steps += 1
+        self.rows = tensors.rows
+        self.length += count
+        self.last_step = step.number
+        return output
+
+    def _roll_back(self, length: int) -> None:
+        if length == 0:
+            self._cache = self._shard.new_cache(self.span, rollback=self.rollback)
+            self._mask = None
+        else:
+            self._cache.roll_back(length)
+            if self._mask is not None:
+                self._mask = self._mask[:, :length]
+        self.kept.truncate(length)
+        self.length = length
+
+    def _select(self, rows: tuple[int, ...]) -> None:
+        index = torch.tensor(rows, dtype=torch.long, device=self._shard.device)
+        self._cache.select_rows(index)
+        if self._mask is not None:
+            self._mask = self._mask.index_select(0, index)
+        self.kept.select_rows(rows)
+        self.rows = len(rows)
+
+    def _extend_mask(self, tensors: StepTensors) -> None:
+        if self._mask is None and tensors.mask is None:
+            return
+        device, rows = self._shard.device, tensors.rows
+        past = self._mask
+        if past is None:
+            past = torch.ones(rows, self.length, dtype=torch.long, device=device)
+        new = tensors.mask
+        if new is None:
+            new = torch.ones(rows, tensors.tokens, dtype=torch.long)
+        self._mask = torch.cat([past, new.to(device=device, dtype=torch.long)], dim=1)

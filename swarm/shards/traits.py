@@ -1,0 +1,52 @@
+"""What a session needs to know about an architecture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
+
+from swarm.shards.stack import LayerCall, text_config
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTraits:
+    """Facts about an architecture that shape its sessions.
+
+    Attributes:
+        chunkable: a prompt may be fed in pieces with the same result; False for recurrent models.
+        croppable: a session opened for roll-back can go back to any earlier length.
+        slides: some layers forget what lies outside of a window, unless the session is opened for roll-back.
+        needs_token_ids: layers look at token ids.
+        needs_embeds: layers look at the input embeddings.
+        per_layer_width: size of the per-layer inputs, 0 for models without.
+        max_positions: longest sequence the configuration allows, None if it names none.
+    """
+
+    chunkable: bool = True
+    croppable: bool = True
+    slides: bool = False
+    needs_token_ids: bool = False
+    needs_embeds: bool = False
+    per_layer_width: int = 0
+    max_positions: int | None = None
+
+
+def read_traits(stack: nn.Module, config: PretrainedConfig, call: LayerCall) -> ModelTraits:
+    """Derive the traits from the cache layers transformers makes for `config` and from the stack's code."""
+    text = text_config(config)
+    layers = DynamicCache(config=text).layers
+    recurrent = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+    projects = hasattr(stack, "project_per_layer_inputs")
+    limit = getattr(text, "max_position_embeddings", None)
+    return ModelTraits(
+        chunkable=not recurrent,
+        croppable=not recurrent,
+        slides=recurrent or any(getattr(layer, "is_sliding", False) for layer in layers),
+        needs_token_ids=call.takes_token_ids,
+        needs_embeds=call.takes_embeds,
+        per_layer_width=int(getattr(text, "hidden_size_per_layer_input", 0) or 0) if projects else 0,
+        max_positions=limit if isinstance(limit, int) and limit > 0 else None,
+    )

@@ -1,0 +1,124 @@
+"""Tiny random checkpoints of many architectures, made the same every time, in Hugging Face format."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+VOCABULARY = 160
+LAYERS = 6
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "hidden_size": 32,
+    "n_embd": 32,
+    "d_model": 32,
+    "word_embed_proj_dim": 32,
+    "num_hidden_layers": LAYERS,
+    "n_layer": LAYERS,
+    "num_attention_heads": 4,
+    "n_head": 4,
+    "num_key_value_heads": 2,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 64,
+    "ffn_hidden_size": 64,
+    "ffn_dim": 64,
+    "n_inner": 64,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 2,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "query_pre_attn_scalar": 8,
+    "sliding_window": 6,
+    "max_position_embeddings": 256,
+    "n_positions": 256,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "mamba_d_ssm": 32,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_chunk_size": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {},
+    "qwen2": {},
+    "qwen3": {},
+    "qwen3_moe": {},
+    "mixtral": {},
+    "gemma2": {},
+    "gemma3_text": {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2},
+    "phi3": {},
+    "gpt2": {},
+    "bloom": {},
+    "falcon": {"new_decoder_architecture": False, "alibi": False},
+    "opt": {},
+    "olmo2": {},
+    "granite": {},
+    "deepseek_v3": {"num_key_value_heads": 4},
+    "gpt_oss": {},
+    "smollm3": {},
+    "glm4": {},
+    "cohere2": {},
+    "stablelm": {},
+    "starcoder2": {},
+    "qwen3_next": {},
+    "falcon_h1": {},
+}
+
+
+def tiny_config(model_type: str, **changes: Any) -> Any:
+    """The architecture's configuration class with tiny sizes in every field it has."""
+    plain = AutoConfig.for_model(model_type)
+    wanted = {**_SIZES, **ARCHITECTURES.get(model_type, {}), **changes}
+    fields = {key: value for key, value in wanted.items() if hasattr(plain, key) or key in changes}
+    if "layer_types" not in fields and getattr(plain, "layer_types", None):
+        fields.setdefault("layer_types", None)
+    return AutoConfig.for_model(model_type, **fields)
+
+
+def tiny_model(
+    model_type: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any
+) -> PreTrainedModel:
+    """A model with random weights, large enough in scale that its logits differ clearly."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(tiny_config(model_type, **changes)).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() >= 2:
+                parameter.normal_(0.0, 0.12)
+    model.generation_config.eos_token_id = None
+    return model.eval()
+
+
+def save_tiny(
+    model_type: str, folder: Path, *, shard_size: str = "40KB", seed: int = 0, **changes: Any
+) -> Path:
+    """Write a tiny checkpoint, in several files with an index, and return its folder."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        tiny_model(model_type, seed=seed, **changes).save_pretrained(folder, max_shard_size=shard_size)
+    return folder
