@@ -62,9 +62,7 @@ class Traces:
                 connections = process.net_connections(kind="unix")
             except psutil.Error:
                 continue
-            self.sockets.update(
-                path for c in connections if isinstance(path := c.laddr, str) and path.startswith("/")
-            )
+            self.sockets.update(path for c in connections if (path := str(c.laddr)).startswith("/"))
 
     def alive(self) -> list[psutil.Process]:
         """Noted processes that still run; a process id in use again is another process."""

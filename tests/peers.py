@@ -177,7 +177,11 @@ class LocalSwarm:
         return f"{len(self._processes)}-{kind}"
 
     def _env(self, env: dict[str, str] | None) -> dict[str, str]:
-        home = {"TMPDIR": str(self.temp_folder), "HOME": str(self.folder)}
+        home = {
+            "TMPDIR": str(self.temp_folder),
+            "HOME": str(self.folder),
+            "XDG_CONFIG_HOME": str(self.folder),
+        }
         return home | (env or {})
 
     def _stop_all(self) -> list[str]:

@@ -29,6 +29,8 @@ QUIET = {
     "MKL_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",  # this and the next as `swarm.cli.main` sets them before it imports
+    "HIVEMIND_LOGLEVEL": "CRITICAL",
     "PYTHONUNBUFFERED": "1",
 }
 

@@ -1,0 +1,40 @@
+"""The documents agree with the code and with each other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.source_map import DOCUMENT, ROOT, document, python_files, summary
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+OWN_FILE = re.compile(r"`((?:cli|peer|routing|swarm|tests|docs|\.ci)/[\w./-]+\.\w+)`")
+
+
+def test_the_map_names_every_file_with_its_purpose() -> None:
+    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run `make map`"
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert [path for path in python_files() if not summary(path)] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(path: Path) -> None:
+    targets = [target for target in LINK.findall(path.read_text(encoding="utf-8")) if "://" not in target]
+    assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_are_named_exist(path: Path) -> None:
+    names = OWN_FILE.findall(path.read_text(encoding="utf-8"))
+    assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+def test_every_decision_is_in_the_list() -> None:
+    index = (ROOT / "docs/adr/README.md").read_text(encoding="utf-8")
+    pages = sorted(page.name for page in ROOT.glob("docs/adr/[0-9]*.md"))
+    assert sorted(LINK.findall(index)) == pages
