@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 
 import psutil
 
-MARKER = "LAYERSWARM_TEST_MARKER"
+SESSION = "LAYERSWARM_TEST_SESSION"  # set for the zygote, so for all that a test session starts
+SWARM = "LAYERSWARM_TEST_SWARM"  # set in a fork, so for what it starts: p2pd, watchers
 
 
-def marked_processes(marker: str) -> list[psutil.Process]:
-    """Live processes whose environment at exec carried `marker`."""
+def marked_processes(variable: str, marker: str) -> list[psutil.Process]:
+    """Live processes whose environment at exec said `variable=marker`."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARKER) == marker and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(variable) == marker and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue
@@ -44,10 +45,11 @@ def describe(process: psutil.Process) -> str:
 
 @dataclass
 class Traces:
-    """Sockets and descendants of a process, noted while it lives, to be looked for after its death."""
+    """Sockets (with the folder that a node keeps them in) and descendants of a process, noted while it lives, to be
+    looked for after its death."""
 
     processes: dict[int, psutil.Process] = field(default_factory=dict)
-    sockets: set[str] = field(default_factory=set)
+    files: set[str] = field(default_factory=set)
 
     def note(self, pid: int) -> None:
         """Add what process `pid` and its descendants have now; a process that is gone adds nothing."""
@@ -62,12 +64,16 @@ class Traces:
                 connections = process.net_connections(kind="unix")
             except psutil.Error:
                 continue
-            self.sockets.update(path for c in connections if (path := str(c.laddr)).startswith("/"))
+            for path in (str(connection.laddr) for connection in connections):
+                if path.startswith("/"):
+                    self.files.add(path)
+                if (folder := os.path.dirname(path)).startswith("/tmp/swarm-"):
+                    self.files.add(folder)
 
     def alive(self) -> list[psutil.Process]:
         """Noted processes that still run; a process id in use again is another process."""
         return [process for process in self.processes.values() if is_alive(process)]
 
-    def files(self) -> list[str]:
-        """Noted socket files that still exist."""
-        return sorted(path for path in self.sockets if os.path.exists(path))
+    def left_files(self) -> list[str]:
+        """Noted files and folders that still exist."""
+        return sorted(path for path in self.files if os.path.lexists(path))

@@ -21,8 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
+
 from swarm.core.span import Span
-from tests.leftovers import describe, is_alive
+from tests.leftovers import SWARM, describe, is_alive, marked_processes
 from tests.processes import CommandProcess, Finished, Zygote
 from tests.waiting import wait_for
 
@@ -178,6 +180,7 @@ class LocalSwarm:
 
     def _env(self, env: dict[str, str] | None) -> dict[str, str]:
         home = {
+            SWARM: self.folder.name,
             "TMPDIR": str(self.temp_folder),
             "HOME": str(self.folder),
             "XDG_CONFIG_HOME": str(self.folder),
@@ -207,16 +210,22 @@ class LocalSwarm:
                 yield f"did not stop when asked to twice: {exc}"
 
     def _leftovers(self) -> list[str]:
-        traces = [process.traces for process in self._processes]
         with contextlib.suppress(AssertionError):  # what is still there then is the finding
             wait_for(
-                lambda: not any(t.alive() or t.files() for t in traces), SETTLE_DEADLINE_S, "nothing is left"
+                lambda: not (self._orphans() or self._left_files()), SETTLE_DEADLINE_S, "nothing is left"
             )
-        orphans = [process for t in traces for process in t.alive()]
+        orphans = self._orphans()
         found = [describe(process) for process in orphans]
-        found += [f"socket {path}" for t in traces for path in t.files()]
-        found += [f"temporary file {path.name}" for path in self.temp_folder.iterdir()]
+        found += [f"file {path}" for path in self._left_files()]
         for process in orphans:
             if is_alive(process):
                 process.kill()
         return found
+
+    def _orphans(self) -> list[psutil.Process]:
+        noted = [process for p in self._processes for process in p.traces.alive()]
+        return list({*noted, *marked_processes(SWARM, self.folder.name)})
+
+    def _left_files(self) -> list[str]:
+        noted = [path for p in self._processes for path in p.traces.left_files()]
+        return sorted({*noted, *(str(path) for path in self.temp_folder.iterdir())})

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from tests.leftovers import MARKER, Traces, marked_processes
+from tests.leftovers import SESSION, Traces, marked_processes
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,7 +85,7 @@ class Zygote:
             self._channel.close()
         if self._process is not None:
             self._process.wait(timeout=30)
-        left = marked_processes(self.marker)
+        left = marked_processes(SESSION, self.marker)
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -98,7 +98,7 @@ class Zygote:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.zygote", str(theirs.fileno()), *self._arguments],
                 cwd=ROOT,
-                env=env | QUIET | {MARKER: self.marker},
+                env=env | QUIET | {SESSION: self.marker},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -78,7 +78,7 @@ def test_an_orphan_is_found_and_ended(swarm: LocalSwarm, monkeypatch: pytest.Mon
 
 def test_a_socket_that_stays_behind_is_found(swarm: LocalSwarm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.peers.SETTLE_DEADLINE_S", 0.1)
-    with pytest.raises(AssertionError, match=r"socket .*left\.sock"), swarm:
+    with pytest.raises(AssertionError, match=r"file .*left\.sock"), swarm:
         swarm.serve("socket").kill()
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -51,6 +52,7 @@ def preload() -> None:
     threads = [
         Path("/proc/self/task", task, "comm").read_text().strip() for task in os.listdir("/proc/self/task")
     ]
+    gc.freeze()  # keeps the collector from touching, and so copying, what all forks share
     if len(threads) != 1:
         raise RuntimeError(f"imports started threads, so that forking is not safe: {threads}")
 
