@@ -94,7 +94,8 @@ class Open(Request):
     """Create a session for layers `[start, end)` with room for `tokens` token rows (rows x positions).
 
     `previous` is the only peer besides the client that may send steps into it; None when only the client does.
-    `next` is where outputs go; None sends them to the client. `rollback` keeps what sliding-window layers need to roll back.
+    `next` is where outputs go; None sends them to the client. `rollback` keeps what sliding-window layers need
+    to roll back.
     """
 
     type: Literal["open"] = "open"
@@ -127,7 +128,8 @@ class Relink(Request):
 class Replay(Request):
     """Send the kept outputs of the whole session to `next`, `chunk` positions at a time (0: all at once).
 
-    Hops whose last layer is below `until` send the replayed outputs on; the one that ends at `until` reports `Replayed`.
+    Hops whose last layer is below `until` send the replayed outputs on; the one that ends at `until` reports
+    `Replayed`.
     """
 
     type: Literal["replay"] = "replay"
@@ -184,7 +186,10 @@ class StepMessage(Message):
     session: SessionId
     number: Number
     start: Position
-    select_rows: Annotated[list[Annotated[int, Field(ge=0, lt=MAX_ROWS)]], Field(min_length=1, max_length=MAX_ROWS)] | None = None
+    select_rows: (
+        Annotated[list[Annotated[int, Field(ge=0, lt=MAX_ROWS)]], Field(min_length=1, max_length=MAX_ROWS)]
+        | None
+    ) = None
     keep_last: Position = 0
     replay: ReplayInfo | None = None
     trace: Annotated[list[HopTiming], Field(max_length=512)] = []
@@ -222,7 +227,20 @@ class Replayed(Message):
 
 
 AnyMessage = Annotated[
-    Hello | Ping | Pong | Open | Relink | Replay | Inspect | Close | Done | Failed | StepMessage | Output | StepFailed | Replayed,
+    Hello
+    | Ping
+    | Pong
+    | Open
+    | Relink
+    | Replay
+    | Inspect
+    | Close
+    | Done
+    | Failed
+    | StepMessage
+    | Output
+    | StepFailed
+    | Replayed,
     Field(discriminator="type"),
 ]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(AnyMessage)

@@ -1,0 +1,115 @@
+"""Addresses: what users and records give, checked before p2pd sees it."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Sequence
+
+from swarm.core.errors import ConfigError, NodeError
+from swarm.security.peer_id import public_key_of
+
+_EXAMPLE = "/ip4/192.0.2.7/tcp/31330/p2p/12D3Koo..."
+
+
+def listen_address(host: str, port: int) -> str:
+    """The multiaddr on which p2pd listens.
+
+    Raises:
+        ConfigError: if `host` is no IP address, or `port` no port.
+    """
+    ip = parse_host(host)
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port needs a number from 0 to 65535, got {port}")
+    return f"/ip{ip.version}/{ip}/tcp/{port}"
+
+
+def parse_host(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An IP address; `localhost` is one.
+
+    Raises:
+        ConfigError: if it is neither.
+    """
+    try:
+        return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError as exc:
+        raise ConfigError(f"--host needs an IP address such as 0.0.0.0 or 127.0.0.1, got {host!r}") from exc
+
+
+def check_port_free(host: str, port: int) -> None:
+    """Make sure that nobody listens on the port: p2pd would share it silently, and the two would be mixed up.
+
+    SO_REUSEADDR lets connections of the past (TIME_WAIT) not count; a listening socket still does.
+
+    Raises:
+        NodeError: if the port is taken, or cannot be bound at all.
+    """
+    if port == 0:
+        return
+    ip = parse_host(host)
+    family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((str(ip), port))
+            probe.listen(1)
+        except OSError as exc:
+            if exc.errno == errno.EADDRINUSE:
+                raise NodeError(
+                    f"port {port} is already in use: choose another --port or stop the program that listens on it"
+                ) from exc
+            raise NodeError(f"cannot listen on {host} port {port}: {exc.strerror or exc}") from exc
+
+
+def check_peer_addresses(addresses: Sequence[str]) -> None:
+    """Make sure that each one is a multiaddr with a peer id.
+
+    Raises:
+        ConfigError: naming the first that is not.
+    """
+    for address in addresses:
+        if not is_multiaddr(address) or peer_id_in(address) is None:
+            raise ConfigError(f"--peers needs addresses such as {_EXAMPLE}, got {address!r}")
+
+
+def check_public_addresses(addresses: Sequence[str]) -> None:
+    """Make sure that each one is a multiaddr with a port.
+
+    Raises:
+        ConfigError: naming the first that is not.
+    """
+    for address in addresses:
+        if not is_multiaddr(address) or "/tcp/0" in address:
+            raise ConfigError(
+                f"--public-address needs an address such as /ip4/203.0.113.5/tcp/31330, got {address!r}"
+            )
+
+
+def peer_id_in(address: str) -> str | None:
+    """The peer id at the end of a multiaddr; None if there is none."""
+    head, separator, peer_id = address.rpartition("/p2p/")
+    return peer_id if separator and head and peer_id else None
+
+
+def without_peer_id(address: str) -> str:
+    """The multiaddr up to its peer id."""
+    return address.rpartition("/p2p/")[0] if "/p2p/" in address else address
+
+
+def is_multiaddr(address: str) -> bool:
+    """Whether hivemind's parser takes it, and it names a transport."""
+    from hivemind.utils.multiaddr import Multiaddr
+
+    if not address.startswith(("/ip4/", "/ip6/", "/dns", "/p2p/")):
+        return False
+    try:
+        Multiaddr(address)
+    except Exception:  # the parser raises whatever its codecs raise
+        return False
+    return True
+
+
+def is_ed25519_peer_id(peer_id: str) -> bool:
+    """Whether the peer id is of the kind that every node of ours has."""
+    return public_key_of(peer_id) is not None

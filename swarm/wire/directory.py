@@ -1,0 +1,159 @@
+"""The directory of the swarm: signed records on a Kademlia DHT (Maymounkov & Mazieres, 2002; hivemind's version).
+
+Every node that listens stores records of others; one that does not listen only asks. Whatever is stored or read passes
+`RecordGate`, so a record in here is its peer's own. A record is never deleted: its peer replaces it by one that expires
+later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from swarm.core.errors import NodeError
+from swarm.security.identity import Identity
+from swarm.security.signed import seal
+from swarm.wire.address import peer_id_in, without_peer_id
+from swarm.wire.record_gate import MAX_BODY_BYTES, Inspect, RecordClaims, RecordGate
+
+__all__ = ["Directory", "Inspect", "RecordClaims"]
+
+logger = logging.getLogger(__name__)
+
+_RPC_TIMEOUT_S = 1.5
+_REPLICAS = 5
+_JOIN_TIMEOUT_S = 8.0
+_REJOIN_S = 10.0
+_RETRY_S = 0.2
+_OPERATION_TIMEOUT_S = 10.0
+
+
+class Directory:
+    """This node's part in the DHT. Made by `swarm.wire.node`."""
+
+    def __init__(self, dht: Any, identity: Identity, gate: RecordGate, bootstrap: Sequence[str]) -> None:
+        self._dht = dht
+        self._identity = identity
+        self._gate = gate
+        self._bootstrap = tuple(bootstrap)
+
+    @classmethod
+    async def join(
+        cls, p2p: Any, identity: Identity, inspect: Inspect, *, bootstrap: Sequence[str], serve: bool
+    ) -> Directory:
+        """Enter the DHT through the bootstrap addresses; with none of them, begin a new DHT.
+
+        Raises:
+            NodeError: if none of them answers.
+        """
+        from hivemind.dht.node import DHTNode
+        from hivemind.dht.routing import DHTID
+
+        from swarm.wire.dht_validator import DhtValidator
+
+        gate = RecordGate(inspect)
+        dht = await DHTNode.create(
+            p2p=p2p,
+            node_id=DHTID.generate(identity.peer_id),
+            client_mode=not serve,
+            record_validator=DhtValidator(gate),
+            wait_timeout=_RPC_TIMEOUT_S,
+            num_replicas=_REPLICAS,
+            cache_locally=False,  # a cache would show peers that have left
+            cache_nearest=0,
+            cache_on_store=False,
+            reuse_get_requests=False,
+        )
+        directory = cls(dht, identity, gate, bootstrap)
+        if bootstrap:
+            try:
+                await directory._join()
+            except BaseException:
+                await dht.shutdown()
+                raise
+        return directory
+
+    def now(self) -> float:
+        """DHT time: seconds since the epoch, by this machine's clock."""
+        from hivemind.utils.timed_storage import get_dht_time
+
+        return float(get_dht_time())
+
+    async def publish(self, keys: Sequence[str], value: bytes, expires_at: float) -> bool:
+        """Sign `value` and store it under all keys until `expires_at`; whether every key took it.
+
+        False also means: a record of this peer that expires later stands there already.
+        """
+        assert len(value) <= MAX_BODY_BYTES, (
+            f"a record of {len(value)} bytes is over the limit of {MAX_BODY_BYTES}"
+        )
+        sealed = seal(value, self._identity)
+        try:
+            async with asyncio.timeout(_OPERATION_TIMEOUT_S):
+                stored = await self._dht.store_many(
+                    list(keys), [sealed] * len(keys), expires_at, subkeys=[self._identity.peer_id] * len(keys)
+                )
+        except TimeoutError:
+            return False
+        return all(stored.values())
+
+    async def fetch(self, keys: Sequence[str]) -> list[bytes]:
+        """The bodies of all valid records under these keys, one per key and peer: the one that expires last."""
+        try:
+            async with asyncio.timeout(_OPERATION_TIMEOUT_S):
+                found = await self._dht.get_many(list(keys), sufficient_expiration_time=float("inf"))
+        except TimeoutError:
+            return []
+        newest: dict[str, tuple[float, bytes]] = {}
+        now = self.now()
+        for entry in found.values():
+            for value, _ in entry.value.values() if entry is not None else ():
+                record = self._gate.verified(value)
+                if record is None or record.claims.expires_at <= now:
+                    continue
+                known = newest.get(record.claims.peer_id)
+                if known is None or known[0] < record.claims.expires_at:
+                    newest[record.claims.peer_id] = (record.claims.expires_at, record.body)
+        return [body for _, body in newest.values()]
+
+    async def rejoin(self) -> None:
+        """Greet the bootstrap nodes again, so that one which was restarted, or cut off from us, knows us."""
+        for address in self._bootstrap:
+            await self._ping(address)
+
+    async def close(self) -> None:
+        """Leave the DHT."""
+        await self._dht.shutdown()
+
+    async def _join(self) -> None:
+        try:
+            async with asyncio.timeout(_JOIN_TIMEOUT_S):
+                await self._greet_anyone()
+        except TimeoutError as exc:
+            raise NodeError(
+                f"none of the peers given by --peers answers as a node of a swarm: {', '.join(self._bootstrap)}"
+            ) from exc
+        await self._dht.find_nearest_nodes([self._dht.node_id])
+
+    async def _greet_anyone(self) -> None:
+        """Ping the bootstrap nodes until one answers: one that has just started may need a moment."""
+        while True:
+            if any(await asyncio.gather(*map(self._ping, self._bootstrap))):
+                return
+            await asyncio.sleep(_RETRY_S)
+
+    async def _ping(self, address: str) -> bool:
+        """Make one bootstrap node and this one know each other; whether it answered."""
+        from hivemind.p2p import PeerID
+        from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure
+        from hivemind.utils.multiaddr import Multiaddr
+
+        peer_id = PeerID.from_base58(peer_id_in(address))
+        try:
+            async with asyncio.timeout(_RPC_TIMEOUT_S):
+                await self._dht.p2p._client.connect(peer_id, [Multiaddr(without_peer_id(address))])
+        except (ControlFailure, TimeoutError, OSError):
+            return False
+        return await self._dht.protocol.call_ping(peer_id) is not None

@@ -1,0 +1,217 @@
+"""Frames: how messages and tensors stand in a byte stream.
+
+    u32 header length | u32 payload length | msgpack header | payload          (big-endian)
+
+`FrameDecoder` does no I/O: it hands out the buffer into which the next bytes are read, and returns the frames that
+became complete. Small frames are collected in one fixed buffer. A payload that does not fit there gets a buffer of its
+own, into which the socket is read directly, and only after its header was validated and the tensors named in the header
+were found to fill it exactly. Hence nobody can make a node allocate more than a valid message may carry.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgpack
+from pydantic import ValidationError
+
+from swarm.core.errors import PeerIncompatible, RequestError
+from swarm.wire.messages import Hello, Message, Output, StepMessage, parse
+from swarm.wire.tensor_size import tensors_nbytes
+
+MAX_HEADER_BYTES = 64 << 10
+MAX_PAYLOAD_BYTES = 256 << 20
+PIECE_BYTES = 1 << 20
+
+Buffer = bytes | bytearray | memoryview
+_LENGTHS = struct.Struct(">II")
+_SCRATCH_BYTES = 128 << 10
+_MAX_ITEMS = 4096
+
+
+class Frame(NamedTuple):
+    """One received message with its payload."""
+
+    message: Message
+    payload: memoryview
+
+
+def encode_head(message: Message, payload_bytes: int, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> bytes:
+    """The bytes of a frame up to its payload.
+
+    Raises:
+        RequestError: if the message or its payload is larger than a frame may be.
+    """
+    header: bytes = msgpack.packb(message.model_dump(exclude_defaults=False), use_bin_type=True)
+    if len(header) > MAX_HEADER_BYTES:
+        raise RequestError(f"a message header of {len(header)} bytes is over the limit of {MAX_HEADER_BYTES}")
+    if payload_bytes > max_payload_bytes:
+        raise RequestError(
+            f"a message with {payload_bytes} bytes of tensors is over the limit of {max_payload_bytes}: "
+            "send fewer tokens at once"
+        )
+    return _LENGTHS.pack(len(header), payload_bytes) + header
+
+
+def encode(
+    message: Message, payload: Sequence[Buffer] = (), max_payload_bytes: int = MAX_PAYLOAD_BYTES
+) -> bytes:
+    """A whole frame in one piece.
+
+    Raises:
+        RequestError: if it is too large.
+    """
+    size = sum(memoryview(part).nbytes for part in payload)
+    return b"".join((encode_head(message, size, max_payload_bytes), *payload))
+
+
+class FrameDecoder:
+    """Turns received bytes into frames.
+
+    Use: read bytes into `buffer()`, then call `filled(count)` with how many came. After an exception the stream is
+    beyond repair.
+    """
+
+    def __init__(self, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
+        self._max_payload_bytes = max_payload_bytes
+        self._scratch = bytearray(_SCRATCH_BYTES)
+        self._view = memoryview(self._scratch)
+        self._begin = 0
+        self._end = 0
+        self._bulk: memoryview | None = None
+        self._bulk_filled = 0
+        self._bulk_message: Message | None = None
+
+    @property
+    def in_bulk(self) -> bool:
+        """Whether a payload with a buffer of its own is under way."""
+        return self._bulk is not None
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes belong; never empty."""
+        if self._bulk is not None:
+            return self._bulk[self._bulk_filled :]
+        return self._view[self._end :]
+
+    def feed(self, data: Buffer) -> list[Frame]:
+        """Take bytes that were read elsewhere.
+
+        Raises:
+            PeerIncompatible: as `filled`.
+        """
+        frames: list[Frame] = []
+        rest = memoryview(data)
+        while rest.nbytes:
+            room = self.buffer()
+            count = min(room.nbytes, rest.nbytes)
+            room[:count] = rest[:count]
+            frames += self.filled(count)
+            rest = rest[count:]
+        return frames
+
+    def filled(self, count: int) -> list[Frame]:
+        """Account for `count` bytes read into `buffer()`; the frames that are complete now.
+
+        Raises:
+            PeerIncompatible: if the bytes are no valid frame.
+        """
+        if self._bulk is not None:
+            return self._bulk_filled_by(count)
+        self._end += count
+        frames: list[Frame] = []
+        while (frame := self._next_small()) is not None:
+            frames.append(frame)
+        self._make_room()
+        return frames
+
+    def _bulk_filled_by(self, count: int) -> list[Frame]:
+        assert self._bulk is not None
+        assert self._bulk_message is not None
+        self._bulk_filled += count
+        if self._bulk_filled < self._bulk.nbytes:
+            return []
+        frame = Frame(self._bulk_message, self._bulk)
+        self._bulk = self._bulk_message = None
+        return [frame]
+
+    def _next_small(self) -> Frame | None:
+        """The next frame that lies complete in the scratch buffer; starts a bulk payload where one begins."""
+        available = self._end - self._begin
+        if available < _LENGTHS.size or self._bulk is not None:
+            return None
+        header_bytes, payload_bytes = _LENGTHS.unpack_from(self._scratch, self._begin)
+        self._check_lengths(header_bytes, payload_bytes)
+        head_bytes = _LENGTHS.size + header_bytes
+        whole = head_bytes + payload_bytes <= available
+        if not whole and (available < head_bytes or head_bytes + payload_bytes <= _SCRATCH_BYTES):
+            return None
+        start = self._begin + _LENGTHS.size
+        message = decode_header(self._view[start : start + header_bytes], payload_bytes)
+        body = start + header_bytes
+        if whole:
+            self._begin = body + payload_bytes
+            return Frame(message, memoryview(bytearray(self._view[body : self._begin])))
+        self._start_bulk(message, payload_bytes, self._view[body : self._end])
+        return None
+
+    def _check_lengths(self, header_bytes: int, payload_bytes: int) -> None:
+        if not 0 < header_bytes <= MAX_HEADER_BYTES:
+            raise PeerIncompatible(f"malformed frame: a header of {header_bytes} bytes")
+        if payload_bytes > self._max_payload_bytes:
+            raise PeerIncompatible(
+                f"malformed frame: a payload of {payload_bytes} bytes is over the limit of {self._max_payload_bytes}"
+            )
+
+    def _start_bulk(self, message: Message, payload_bytes: int, first: memoryview) -> None:
+        self._bulk = memoryview(bytearray(payload_bytes))
+        self._bulk[: first.nbytes] = first
+        self._bulk_filled = first.nbytes
+        self._bulk_message = message
+        self._begin = self._end
+
+    def _make_room(self) -> None:
+        """Move what is left of an incomplete frame to the front."""
+        left = self._end - self._begin
+        if self._begin and left:
+            self._scratch[:left] = self._scratch[self._begin : self._end]
+        self._begin, self._end = 0, left
+
+
+def decode_header(header: Buffer, payload_bytes: int) -> Message:
+    """The message in a header, checked against the size of its payload.
+
+    Raises:
+        PeerIncompatible: if it is no valid message, or its tensors do not fill the payload exactly.
+    """
+    try:
+        fields = msgpack.unpackb(
+            header,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=MAX_HEADER_BYTES,
+            max_bin_len=MAX_HEADER_BYTES,
+            max_array_len=_MAX_ITEMS,
+            max_map_len=_MAX_ITEMS,
+            max_ext_len=0,
+        )
+        if isinstance(fields, dict) and fields.get("type") == "hello":
+            fields = {name: fields[name] for name in Hello.model_fields if name in fields}
+        message = parse(fields)
+    except ValidationError as exc:
+        raise PeerIncompatible(f"malformed message: {_first_error(exc)}") from exc
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
+        raise PeerIncompatible(f"malformed header: {type(exc).__name__}") from exc
+    tensors = message.tensors if isinstance(message, StepMessage | Output) else []
+    if tensors_nbytes(tensors) != payload_bytes:
+        raise PeerIncompatible(
+            f"malformed message: tensors of {tensors_nbytes(tensors)} bytes, but a payload of {payload_bytes}"
+        )
+    return message
+
+
+def _first_error(exc: ValidationError) -> str:
+    first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}"[:200]

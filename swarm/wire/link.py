@@ -1,0 +1,304 @@
+"""A link: one long-lived stream between two nodes, shared by everything they have to say to each other.
+
+    GREETING --Hello of the same version--> OPEN --close, end of stream, silence, malformed frame--> CLOSED
+        \\--Hello of another version, or none in time-----------------------------------------------> CLOSED
+
+Frames are handled in the order in which they came, one at a time, by one task. Pings, pongs and answers to requests
+do not wait for that task: they are dealt with in the callback that read them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
+from typing import Any
+
+from swarm.core.errors import (
+    PeerError,
+    PeerIncompatible,
+    PeerTimeout,
+    PeerUnreachable,
+    SwarmError,
+)
+from swarm.wire.failures import error_of, failed_of
+from swarm.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame
+from swarm.wire.messages import Done, Failed, Hello, Message, Ping, Pong, Request
+from swarm.wire.stream import FrameStream
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[["Link", Message, memoryview], Awaitable[None]]
+_MAX_QUEUED_FRAMES = 64
+_MAX_QUEUED_BYTES = 32 << 20
+_RTT_GAIN = 0.25
+_MAX_NONCE = 1 << 53
+
+
+class LinkState(Enum):
+    """See the head of this file."""
+
+    GREETING = "greeting"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Link:
+    """One stream to the node `peer_id`. Made by `swarm.wire.node`.
+
+    Attributes:
+        peer_id: the node at the other end, authenticated by libp2p.
+        dialled: whether this end opened the stream.
+        rtt_s: smoothed round-trip time of pings; None until the first pong.
+        close_reason: why the link ended, in words; empty while it is open.
+    """
+
+    def __init__(
+        self,
+        peer_id: str,
+        *,
+        dialled: bool,
+        handler: Handler,
+        hello: Hello,
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+    ) -> None:
+        self.peer_id = peer_id
+        self.dialled = dialled
+        self.rtt_s: float | None = None
+        self.close_reason = ""
+        self._handler = handler
+        self._hello = hello
+        self._loop = asyncio.get_running_loop()
+        self._state = LinkState.GREETING
+        self._greeted: asyncio.Future[None] = self._loop.create_future()
+        self._stream = FrameStream(
+            on_frame=self._on_frame, on_closed=self._on_closed, max_payload_bytes=max_payload_bytes
+        )
+        self._inbox: deque[Frame] = deque()
+        self._inbox_bytes = 0
+        self._arrived: asyncio.Future[None] | None = None
+        self._pending: dict[int, asyncio.Future[Done]] = {}
+        self._next_request = 0
+        self._ping_nonce = 0
+        self._ping_sent_s: float | None = None
+        self._close_callbacks: list[Callable[[Link], None]] = []
+
+    def __repr__(self) -> str:
+        rtt = "?" if self.rtt_s is None else f"{self.rtt_s * 1e3:.1f} ms"
+        return f"<Link {self._state.value} to {self.peer_id}, {rtt}>"
+
+    @property
+    def closed(self) -> bool:
+        return self._state is LinkState.CLOSED
+
+    def on_close(self, callback: Callable[[Link], None]) -> None:
+        """Call `callback` once when the link has closed; at once if it is closed already."""
+        if self.closed:
+            callback(self)
+        else:
+            self._close_callbacks.append(callback)
+
+    async def greet(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout_s: float
+    ) -> None:
+        """Take over a fresh stream and exchange Hellos.
+
+        Raises:
+            PeerIncompatible: if the other end speaks another protocol version, or no protocol of ours.
+            PeerTimeout: if it says nothing.
+            PeerUnreachable: if it hangs up.
+        """
+        await self._stream.take_over(reader, writer)
+        self._stream.send_now(self._hello)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._greeted
+        except TimeoutError as exc:
+            self._stream.close("no hello in time")
+            raise PeerTimeout(
+                f"peer {self.peer_id} did not greet within {timeout_s:g} s", self.peer_id
+            ) from exc
+        except PeerIncompatible:
+            await self._linger(timeout_s)
+            raise
+
+    async def run(self) -> None:
+        """Hand incoming messages to the handler, one after the other, until the link closes."""
+        while not self.closed:
+            if not self._inbox:
+                self._arrived = self._loop.create_future()
+                await self._arrived
+                continue
+            frame = self._inbox.popleft()
+            self._inbox_bytes -= frame.payload.nbytes
+            await self._handle(frame)
+            if not self._stream.reading and not self._inbox_is_full(half=True):
+                self._stream.resume()
+
+    async def send(self, message: Message, payload: Sequence[Buffer] = ()) -> None:
+        """Send one message; frames never interleave. Returns when the payload's memory may be used again.
+
+        Raises:
+            PeerUnreachable: if the link is closed or closes meanwhile.
+            RequestError: if the message is larger than a frame may be.
+        """
+        try:
+            await self._stream.send(message, payload)
+        except ConnectionResetError as exc:
+            raise self._gone() from exc
+
+    async def request(self, message: Request, timeout_s: float) -> Done:
+        """Send a control message and wait for its answer; the link fills in the request number.
+
+        Raises:
+            PeerBusy, SessionLost, PeerIncompatible, RequestError, PeerError: as the peer answered.
+            PeerTimeout: if it did not answer in time.
+            PeerUnreachable: if the link is closed or closes meanwhile.
+        """
+        if self.closed:
+            raise self._gone()
+        number = self._next_request
+        self._next_request += 1
+        answer: asyncio.Future[Done] = self._loop.create_future()
+        self._pending[number] = answer
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.send(message.model_copy(update={"request": number}))
+                return await answer
+        except TimeoutError as exc:
+            kind = type(message).__name__
+            raise PeerTimeout(
+                f"peer {self.peer_id} did not answer {kind} within {timeout_s:g} s", self.peer_id
+            ) from exc
+        finally:
+            del self._pending[number]
+            if answer.done() and not answer.cancelled():
+                answer.exception()  # it may have failed while `send` failed too
+
+    async def close(self, reason: str = "closed here") -> None:
+        """End the link after sending what is queued; idempotent."""
+        self._stream.close(reason)
+
+    def beat(self, silence_s: float) -> None:
+        """Called about once a second: sends a ping, and closes the link if nothing came for `silence_s`."""
+        if self._state is not LinkState.OPEN:
+            return
+        now = self._loop.time()
+        if self._stream.reading and now - self._stream.last_read_s > silence_s:
+            self._stream.abort(f"nothing came for {silence_s:g} s")
+            return
+        self._ping_nonce = (self._ping_nonce + 1) % _MAX_NONCE
+        self._ping_sent_s = None if self._stream.busy else now
+        self._stream.send_now(Ping(nonce=self._ping_nonce))
+
+    # receiving ----------------------------------------------------------------------------------------------------
+
+    def _on_frame(self, frame: Frame) -> None:
+        message = frame.message
+        if self._state is not LinkState.OPEN:
+            self._on_greeting(message)
+        elif isinstance(message, Ping):
+            self._stream.send_now(Pong(nonce=message.nonce))
+        elif isinstance(message, Pong):
+            self._on_pong(message)
+        elif isinstance(message, Done | Failed):
+            self._on_answer(message)
+        elif isinstance(message, Hello):
+            self._stream.close("malformed: a second hello")
+        else:
+            self._enqueue(frame)
+
+    def _enqueue(self, frame: Frame) -> None:
+        self._inbox.append(frame)
+        self._inbox_bytes += frame.payload.nbytes
+        if self._inbox_is_full():
+            self._stream.pause()
+        self._wake()
+
+    def _inbox_is_full(self, half: bool = False) -> bool:
+        share = 2 if half else 1
+        return len(self._inbox) * share > _MAX_QUEUED_FRAMES or self._inbox_bytes * share > _MAX_QUEUED_BYTES
+
+    def _wake(self) -> None:
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
+    def _on_greeting(self, message: Message) -> None:
+        if self._state is LinkState.CLOSED or self._greeted.done():
+            return
+        if not isinstance(message, Hello):
+            self._stream.close(f"malformed: {type(message).__name__} before hello")
+        elif message.protocol != self._hello.protocol:
+            self._greeted.set_exception(
+                PeerIncompatible(
+                    f"peer {self.peer_id} speaks protocol version {message.protocol}, "
+                    f"this node speaks {self._hello.protocol}: upgrade the older one",
+                    self.peer_id,
+                )
+            )
+        else:
+            self._state = LinkState.OPEN
+            self._greeted.set_result(None)
+
+    def _on_pong(self, pong: Pong) -> None:
+        if pong.nonce != self._ping_nonce or self._ping_sent_s is None:
+            return
+        sample_s = self._loop.time() - self._ping_sent_s
+        self._ping_sent_s = None
+        if not self._stream.busy:
+            self.rtt_s = sample_s if self.rtt_s is None else self.rtt_s + _RTT_GAIN * (sample_s - self.rtt_s)
+
+    def _on_answer(self, answer: Done | Failed) -> None:
+        waiting = self._pending.get(answer.request)
+        if waiting is None or waiting.done():
+            return  # it came after its deadline
+        if isinstance(answer, Done):
+            waiting.set_result(answer)
+        else:
+            waiting.set_exception(error_of(answer.kind, answer.message, self.peer_id, answer.retry_after_s))
+
+    async def _handle(self, frame: Frame) -> None:
+        error: SwarmError
+        try:
+            await self._handler(self, frame.message, frame.payload)
+            return
+        except SwarmError as exc:
+            error = exc
+        except Exception:
+            logger.exception("handling %s from %s failed", type(frame.message).__name__, self.peer_id)
+            error = PeerError("internal error, see the peer's log")
+        if isinstance(frame.message, Request):
+            self._stream.send_now(failed_of(frame.message.request, error))
+        else:
+            logger.warning("%s from %s was dropped: %s", type(frame.message).__name__, self.peer_id, error)
+
+    # closing ------------------------------------------------------------------------------------------------------
+
+    async def _linger(self, timeout_s: float) -> None:
+        """Let the other end read our Hello before the stream goes away (p2pd drops unread bytes at a close)."""
+        if not self.dialled:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._stream.lost.wait()
+            except TimeoutError:
+                pass
+        self._stream.close("other protocol version")
+
+    def _on_closed(self, reason: str) -> None:
+        self._state = LinkState.CLOSED
+        self.close_reason = reason
+        waiters: list[asyncio.Future[Any]] = [self._greeted, *self._pending.values()]
+        for waiting in waiters:
+            if not waiting.done():
+                waiting.set_exception(self._gone())
+        self._wake()
+        callbacks, self._close_callbacks = self._close_callbacks, []
+        for callback in callbacks:
+            callback(self)
+
+    def _gone(self) -> PeerUnreachable:
+        return PeerUnreachable(
+            f"the link to peer {self.peer_id} is closed: {self.close_reason}", self.peer_id
+        )

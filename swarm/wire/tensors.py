@@ -1,0 +1,78 @@
+"""Tensors as bytes: C-contiguous, little-endian, in the order of their metadata, without copies where possible."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from swarm.core.errors import PeerIncompatible
+from swarm.wire.messages import MAX_TENSORS, TensorMeta
+from swarm.wire.tensor_size import ITEM_BYTES, tensor_nbytes, tensors_nbytes
+
+if TYPE_CHECKING:
+    import torch
+
+assert sys.byteorder == "little", "tensors travel little-endian; a big-endian machine would have to swap them"
+
+
+def pack(tensors: dict[str, torch.Tensor]) -> tuple[list[TensorMeta], list[memoryview]]:
+    """Metadata and bytes of `tensors`.
+
+    The views share memory with tensors that are contiguous and on the CPU: keep those unchanged until they are sent.
+    """
+    import torch
+
+    assert len(tensors) <= MAX_TENSORS
+    metas, views = [], []
+    for name, tensor in tensors.items():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        assert dtype in ITEM_BYTES, f"tensors of {tensor.dtype} do not travel"
+        meta = TensorMeta.model_construct(name=name, dtype=dtype, shape=list(tensor.shape))
+        flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
+        metas.append(meta)
+        views.append(flat.numpy().data)
+    return metas, views
+
+
+def unpack(
+    metas: Sequence[TensorMeta],
+    payload: bytes | bytearray | memoryview,
+    allowed: Collection[str] | None = None,
+) -> dict[str, torch.Tensor]:
+    """The tensors in `payload`, sharing its memory: it must stay as it is for as long as they are used.
+
+    Raises:
+        PeerIncompatible: if names repeat or are not in `allowed`, or the sizes do not add up to the payload.
+    """
+    import torch
+
+    _check(metas, memoryview(payload).nbytes, allowed)
+    tensors, offset = {}, 0
+    for meta in metas:
+        size = tensor_nbytes(meta)
+        part = memoryview(payload)[offset : offset + size]
+        if offset % ITEM_BYTES[meta.dtype]:
+            part = memoryview(bytearray(part))  # torch wants aligned memory
+        flat = torch.frombuffer(part, dtype=getattr(torch, meta.dtype))
+        tensors[meta.name] = flat.reshape(meta.shape)
+        offset += size
+    return tensors
+
+
+def _check(metas: Sequence[TensorMeta], payload_bytes: int, allowed: Collection[str] | None) -> None:
+    names = [meta.name for meta in metas]
+    if len(set(names)) != len(names):
+        raise PeerIncompatible(f"malformed message: repeated tensor names in {names}")
+    unknown = [
+        name
+        for name in names
+        if allowed is not None and name.partition(".")[0] not in allowed and name not in allowed
+    ]
+    if unknown:
+        raise PeerIncompatible(f"malformed message: unexpected tensors {unknown}")
+    announced = tensors_nbytes(metas)
+    if announced != payload_bytes:
+        raise PeerIncompatible(
+            f"malformed message: tensors of {announced} bytes in a payload of {payload_bytes}"
+        )
