@@ -95,10 +95,12 @@ def tiny_config(model_type: str, **changes: Any) -> Any:
     """The architecture's configuration class with tiny sizes in every field it has."""
     plain = AutoConfig.for_model(model_type)
     wanted = {**_SIZES, **ARCHITECTURES.get(model_type, {}), **changes}
-    fields = {key: value for key, value in wanted.items() if hasattr(plain, key) or key in changes}
-    if "layer_types" not in fields and getattr(plain, "layer_types", None):
-        fields.setdefault("layer_types", None)
+    fields = {key: value for key, value in wanted.items() if key in changes or _settable(plain, key)}
     return AutoConfig.for_model(model_type, **fields)
+
+
+def _settable(config: Any, key: str) -> bool:
+    return hasattr(config, key) and not isinstance(getattr(type(config), key, None), property)
 
 
 def tiny_model(

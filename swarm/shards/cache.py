@@ -22,9 +22,11 @@ from swarm.core.errors import RequestError
 _PAGE = 128
 
 
-class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """A `DynamicLayer` that appends into spare room instead of copying the whole past for every token."""
 
+    keys: Tensor
+    values: Tensor
     _room: tuple[Tensor, Tensor] | None = None
 
     def update(
@@ -57,21 +59,21 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return new_keys, new_values
 
 
-class ShardCache(DynamicCache):  # type: ignore[misc]
+class ShardCache(DynamicCache):
     """Cache of the layers in `owned`; layer numbers are global, `seen` counts the tokens of the session."""
 
     def __init__(self, config: PretrainedConfig, owned: set[int], *, rollback: bool) -> None:
         super().__init__(config=config)
         for index, layer in enumerate(self.layers):
             if index not in owned:
-                self.layers[index] = DummyLayer()
+                self.layers[index] = DummyLayer()  # type: ignore[no-untyped-call]
             elif type(layer) is DynamicLayer:
-                self.layers[index] = GrowingLayer()
+                self.layers[index] = GrowingLayer()  # type: ignore[no-untyped-call]
         self.seen = 0
-        self.owned = [layer for layer in self.layers if not isinstance(layer, DummyLayer)]
+        self.owned: list[Any] = [layer for layer in self.layers if not isinstance(layer, DummyLayer)]
         self._linear = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.layers)
         if rollback:
-            self.activate_past_recording()
+            self.activate_past_recording()  # type: ignore[no-untyped-call]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens in the cache, also when asked of a foreign layer."""
@@ -132,6 +134,12 @@ class ShardCache(DynamicCache):  # type: ignore[misc]
         for layer in self.owned:
             if isinstance(layer, LinearAttentionCacheLayerMixin) or layer.is_initialized:
                 layer.reorder_cache(rows)
+
+    @property
+    def token_bytes(self) -> int:
+        """Memory of the keys and values themselves, without spare room and recurrent states."""
+        pairs = [(layer.keys, layer.values) for layer in self.owned if hasattr(layer, "keys")]
+        return sum(t.numel() * t.element_size() for pair in pairs for t in pair if t is not None)
 
     @property
     def nbytes(self) -> int:

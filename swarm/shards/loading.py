@@ -51,7 +51,8 @@ def load_weights(
         options["device_map"] = {"": device}
     try:
         with quiet_transformers():
-            model, info = cls.from_pretrained(None, config=probe.config, **options)
+            build: Any = cls.from_pretrained
+            model, info = build(None, config=probe.config, **options)
     except (MemoryError, torch.OutOfMemoryError) as exc:
         raise ModelError(memory_message(needed_bytes, free_memory(device), device, source.name)) from exc
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as exc:
@@ -117,14 +118,14 @@ def quiet_transformers() -> Iterator[None]:
     """Keep transformers' own loading report and progress bar off the terminal."""
     verbosity = transformers_logging.get_verbosity()
     bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bar:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _one_line(exc: BaseException) -> str:

@@ -40,14 +40,14 @@ class RemoteRunner(Protocol):
         ...
 
 
-class _RemoteCacheLayer(CacheLayerMixin):  # type: ignore[misc]
+class _RemoteCacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """What transformers' mask builders and `generate` ask of the client's only layer."""
 
     is_croppable = True
     is_sliding = False
 
     def __init__(self, length: list[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._length = length
         self.is_initialized = True
 
@@ -67,7 +67,7 @@ class _RemoteCacheLayer(CacheLayerMixin):  # type: ignore[misc]
         return -1
 
 
-class RemoteCache(Cache):  # type: ignore[misc]
+class RemoteCache(Cache):
     """A `past_key_values` whose tensors live on the hops of one session.
 
     The session is opened at the first forward and closed with the cache. Roll-back and row selection are sent with

@@ -99,4 +99,5 @@ def _positions(given: Any, start: int, rows: int, count: int) -> Tensor | None:
         given = given[None]
     if bool((given == torch.arange(start, start + count, device=given.device)).all()):
         return None
-    return given.expand(rows, count).to(torch.long)
+    positions: Tensor = given.expand(rows, count).to(torch.long)
+    return positions

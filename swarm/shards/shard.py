@@ -136,15 +136,25 @@ class Shard(nn.Module):
             self._runs[span] = SpanRun(self, span)
         return self._runs[span]
 
+    def example(self, span: Span, *, rows: int = 1, tokens: int = 1) -> StepTensors:
+        """Zeros in the form that layers `span` expect: for measuring and for trying out whether they run."""
+        width = self.traits.per_layer_width
+        ahead = layer_count(self.config) - span.start
+        zeros = torch.zeros(rows, tokens, self.hidden_size, dtype=self.dtype)
+        return StepTensors(
+            hidden=zeros,
+            token_ids=torch.zeros(rows, tokens, dtype=torch.long) if self.traits.needs_token_ids else None,
+            embeds=zeros.clone() if self.traits.needs_embeds else None,
+            per_layer=torch.zeros(rows, tokens, ahead, width, dtype=self.dtype) if width else None,
+        )
+
     def _measure_token(self) -> int:
-        """Bytes per token and row, from a cache that this config's attention sizes would fill."""
-        heads = getattr(self.config, "num_key_value_heads", None) or self.config.num_attention_heads
-        if not isinstance(heads, int):
-            heads = self.config.num_attention_heads
-        head_dim = getattr(self.config, "head_dim", None)
-        if not isinstance(head_dim, int):
-            head_dim = self.hidden_size // self.config.num_attention_heads
-        return (2 * len(self.span) * heads * head_dim + self.hidden_size) * self.dtype.itemsize
+        """Bytes that one token really takes, found by running one through all layers."""
+        cache = self.new_cache(self.span, rollback=True)
+        with torch.inference_mode():
+            output = self._run(self.span)(self.example(self.span), cache, None)
+        kept = sum(tensor.numel() * tensor.element_size() for tensor in output.named().values())
+        return cache.token_bytes + kept
 
 
 class SpanRun:

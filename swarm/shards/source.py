@@ -82,7 +82,7 @@ class ModelSource:
         if precision != "auto":
             return _DTYPES[precision]
         named = stack.text_config(self.config).dtype or self.config.dtype
-        return named if named in _DTYPES.values() else torch.float32
+        return named if isinstance(named, torch.dtype) and named in _DTYPES.values() else torch.float32
 
     def layer_bytes(self, span: Span, dtype: torch.dtype | None = None) -> int:
         """Memory of the weights of layers `[span.start, span.end)` in `dtype` (default: the checkpoint's own)."""

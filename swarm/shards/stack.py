@@ -22,7 +22,7 @@ from swarm.core.errors import ModelError
 
 def text_config(config: PretrainedConfig) -> PretrainedConfig:
     """The part of a configuration that describes the text decoder."""
-    return cast(PretrainedConfig, config.get_text_config(decoder=True))
+    return config.get_text_config(decoder=True)
 
 
 def layer_count(config: PretrainedConfig) -> int:
@@ -43,7 +43,7 @@ def causal_class(config: PretrainedConfig) -> tuple[type[PreTrainedModel], Pretr
         )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(f"transformers has no causal language model class for model type {kind!r}")
-    cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     text = getattr(config, "text_config", None)
     if cls.config_class is not type(config) and isinstance(text, cls.config_class):
         config = text_config(config)
@@ -220,7 +220,7 @@ def runs_before_layers(model: PreTrainedModel) -> set[str] | None:
     return None
 
 
-class _Reached(Exception):  # noqa: N818 - a signal, not an error
+class _Reached(Exception):
     """The dry run came to the first layer."""
 
 

@@ -6,10 +6,11 @@ P per-layer-input size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+_PLAIN = ("hidden", "mask", "positions", "token_ids", "embeds", "per_layer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,10 @@ class StepTensors:
 
     def named(self) -> dict[str, Tensor]:
         """The tensors that are present, by name; carried values as `carry.0`, `carry.1`, ..."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "carry"}
-        found.update({f"carry.{i}": value for i, value in enumerate(self.carry)})
-        return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+        found = {name: getattr(self, name) for name in _PLAIN}
+        for i, value in enumerate(self.carry):
+            found[f"carry.{i}"] = value
+        return {name: value for name, value in found.items() if value is not None}
 
     @classmethod
     def from_named(cls, tensors: dict[str, Tensor]) -> StepTensors:

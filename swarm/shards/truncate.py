@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any, cast
 
 import torch
@@ -49,7 +50,7 @@ def forget_missing_ties(model: PreTrainedModel) -> None:
 def _drop_outside_of_stack(model: PreTrainedModel) -> None:
     """The head, a vision tower, projectors: everything that is not on the path to the stack."""
     chain = modules_along(model, find_stack(model).module)
-    for parent, child in zip(chain, chain[1:], strict=False):
+    for parent, child in itertools.pairwise(chain):
         for name, module in list(parent.named_children()):
             if module is not child:
                 parent._modules[name] = SkippedModule(module)

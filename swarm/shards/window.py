@@ -16,7 +16,7 @@ from swarm.core.span import Span
 from swarm.shards.stack import LayerCall
 
 
-class SpanDone(Exception):  # noqa: N818 - a signal, not an error
+class SpanDone(Exception):
     """The last layer of the span has run; carries its output."""
 
     def __init__(self, output: Any) -> None:
