@@ -37,7 +37,9 @@ SETTLE_DEADLINE_S = 10.0
 class PeerProcess(CommandProcess):
     """A `swarm serve` or `swarm bootstrap` that has written its ready file."""
 
-    _ready: dict[str, Any]
+    def __init__(self, zygote: Zygote, argv: list[str], folder: Path, name: str, env: dict[str, str]) -> None:
+        super().__init__(zygote, argv, folder, name, env)
+        self._ready: dict[str, Any] = {}
 
     def wait_ready(self, ready_file: Path, deadline_s: float) -> None:
         """Wait for the ready file.
@@ -46,20 +48,17 @@ class PeerProcess(CommandProcess):
             AssertionError: with the end of its log, if it ends before or the deadline passes.
         """
 
-        def is_ready() -> bool:
-            status = self.status
-            assert status is None, (
-                f"{self!r} ended before it was ready; its log ends with\n{self.log[-4000:]}"
-            )
+        def has_decided() -> bool:
             with contextlib.suppress(OSError, ValueError):  # not there, or not written to its end
                 self._ready = json.loads(ready_file.read_text())
-                return True
-            return False
+            return bool(self._ready) or self.status is not None
 
-        try:
-            wait_for(is_ready, deadline_s, f"{self!r} to be ready")
-        except AssertionError as exc:
-            raise AssertionError(f"{exc}\n{self.log[-4000:]}") from exc
+        with contextlib.suppress(AssertionError):
+            wait_for(has_decided, deadline_s, "ready or ended")
+        is_ready = bool(self._ready) and self.status is None
+        assert is_ready, (
+            f"not ready after up to {deadline_s:g} s: {self!r}; its log ends with\n{self.log[-4000:]}"
+        )
         self.note_traces()
 
     @property
