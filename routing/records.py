@@ -17,6 +17,7 @@ from swarm.core.span import Span
 
 BUCKETS = 8
 MAX_LEASE_S = 30.0
+MAX_CLOCK_SKEW_S = 15.0  # a record from further in the future would outlive its lease
 MAX_RECORD_BYTES = 4096
 
 MAX_LINKS = 32

@@ -10,7 +10,7 @@ from math import fsum
 from statistics import median_low
 
 from swarm.core.span import Span
-from swarm.routing.records import PeerRecord, PeerState
+from swarm.routing.records import MAX_CLOCK_SKEW_S, PeerRecord, PeerState
 
 ONLINE = frozenset({PeerState.ONLINE})
 STAYING = frozenset({PeerState.JOINING, PeerState.ONLINE})
@@ -46,14 +46,12 @@ class SwarmView:
         older records say.
         """
         living = [r for r in _freshest(records) if r.model_uid == model_uid and _is_alive(r, now)]
-        ours = [r for r in living if r.protocol == protocol]
-        n_layers = _agreed_layers(ours)
-        reasons = ((r, _objection(r, protocol, n_layers)) for r in living)
-        judged = [(r, reason) for r, reason in reasons if reason]
+        n_layers = _agreed_layers(r for r in living if r.protocol == protocol)
+        judged = [(r, _objection(r, now, protocol, n_layers)) for r in living]
         return cls(
             model_uid=model_uid,
-            peers=tuple(r for r in ours if r.layers == n_layers),
-            rejected=tuple(judged),
+            peers=tuple(r for r, reason in judged if not reason),
+            rejected=tuple((r, reason) for r, reason in judged if reason),
             n_layers=n_layers,
         )
 
@@ -135,14 +133,16 @@ def _is_alive(record: PeerRecord, now: float) -> bool:
     return record.expires_at > now and record.state is not PeerState.LEFT
 
 
-def _agreed_layers(records: list[PeerRecord]) -> int:
+def _agreed_layers(records: Iterable[PeerRecord]) -> int:
     votes = Counter(record.layers for record in records)
     return min(votes, key=lambda layers: (-votes[layers], layers), default=0)
 
 
-def _objection(record: PeerRecord, protocol: int, n_layers: int) -> str:
+def _objection(record: PeerRecord, now: float, protocol: int, n_layers: int) -> str:
     if record.protocol != protocol:
         return f"speaks protocol version {record.protocol}, this node speaks {protocol}"
+    if record.issued_at > now + MAX_CLOCK_SKEW_S:
+        return f"has a clock {record.issued_at - now:.0f} s ahead of this one"
     if record.layers != n_layers:
         return f"says that the model has {record.layers} layers, most peers say {n_layers}"
     return ""

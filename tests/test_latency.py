@@ -1,0 +1,113 @@
+"""Latencies: measured beats published beats default, and averages stay within what was seen."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarm.routing.latency import LatencyTable
+from tests.records import make_record
+
+NAMES = st.sampled_from("abcd")
+TIMES = st.floats(0, 10)
+
+
+def test_unknown_pairs_have_the_default_and_a_node_is_at_no_distance_from_itself() -> None:
+    table = LatencyTable(default_s=0.03)
+    assert table.link_s("a", "b") == 0.03
+    assert table.link_s("a", "a") == 0.0
+
+
+def test_a_round_trip_counts_half_in_each_direction() -> None:
+    table = LatencyTable()
+    table.observe_rtt("a", "b", 0.2)
+    assert table.link_s("a", "b") == table.link_s("b", "a") == 0.1
+
+
+def test_later_measurements_move_the_average_by_a_quarter() -> None:
+    table = LatencyTable()
+    table.observe("a", "b", 0.1)
+    table.observe("a", "b", 0.5)
+    assert table.link_s("a", "b") == pytest.approx(0.2)
+
+
+def test_the_other_direction_stands_in_until_this_one_is_measured() -> None:
+    table = LatencyTable()
+    table.observe("a", "b", 0.1)
+    assert table.link_s("b", "a") == 0.1
+    table.observe("b", "a", 0.9)
+    assert table.link_s("a", "b") == 0.1
+    assert table.link_s("b", "a") == 0.9
+
+
+def test_of_two_claims_the_larger_counts_and_a_measurement_beats_both() -> None:
+    table = LatencyTable()
+    table.publish([make_record("a", links={"b": 0.0}), make_record("b", links={"a": 0.3, "c": 0.2})])
+    assert table.link_s("a", "b") == table.link_s("b", "a") == 0.3
+    assert table.link_s("c", "b") == 0.2
+    table.observe("a", "b", 0.1)
+    assert table.link_s("a", "b") == 0.1
+
+
+def test_publishing_again_forgets_the_old_claims() -> None:
+    table = LatencyTable(default_s=0.05)
+    table.publish([make_record("a", links={"b": 0.3})])
+    table.publish([make_record("b")])
+    assert table.link_s("a", "b") == 0.05
+
+
+@pytest.mark.parametrize("nonsense", [math.nan, math.inf, -0.1])
+def test_impossible_measurements_are_ignored(nonsense: float) -> None:
+    table = LatencyTable(default_s=0.05)
+    table.observe_rtt("a", "b", nonsense)
+    assert table.link_s("a", "b") == 0.05
+
+
+def test_a_snapshot_holds_the_nearest_measured_peers() -> None:
+    table = LatencyTable()
+    for n in range(40):
+        table.observe("me", f"p{n:02}", 0.1 * (40 - n) + 1e-9)
+    table.observe("other", "me", 0.0)
+    snapshot = table.snapshot("me")
+    assert len(snapshot) == 32
+    assert next(iter(snapshot.items())) == ("p39", 0.1)
+    assert make_record("me", links=snapshot).links == snapshot
+
+
+def test_pairs_with_departed_peers_are_forgotten() -> None:
+    table = LatencyTable(default_s=0.05)
+    table.observe("me", "a", 0.1)
+    table.observe("me", "gone", 0.2)
+    table.publish([make_record("gone", links={"a": 0.3})])
+    table.retain({"me", "a"})
+    assert table.link_s("me", "a") == 0.1
+    assert table.link_s("me", "gone") == table.link_s("gone", "a") == 0.05
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.lists(TIMES, min_size=1, max_size=20))
+def test_the_average_stays_between_the_extremes(times: list[float]) -> None:
+    table = LatencyTable()
+    for seconds in times:
+        table.observe("a", "b", seconds)
+    assert min(times) - 1e-9 <= table.link_s("a", "b") <= max(times) + 1e-9
+
+
+@pytest.mark.slow
+@settings(derandomize=True, deadline=None)
+@given(
+    st.lists(st.tuples(NAMES, NAMES, TIMES), max_size=6),
+    st.dictionaries(NAMES, st.dictionaries(NAMES, TIMES, max_size=4), max_size=4),
+)
+def test_the_matrix_says_the_same_as_single_questions(
+    observed: list[tuple[str, str, float]], published: dict[str, dict[str, float]]
+) -> None:
+    table = LatencyTable()
+    for source, sink, seconds in observed:
+        table.observe(source, sink, seconds)
+    table.publish(make_record(peer, links=links) for peer, links in published.items())
+    peers = ["d", "a", "c"]
+    assert table.matrix(peers).tolist() == [[table.link_s(a, b) for b in peers] for a in peers]

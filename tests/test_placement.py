@@ -1,0 +1,103 @@
+"""Placement: holes first, then the weakest window, the front one of equals."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarm.core.span import Span
+from swarm.routing.placement import choose_span
+from swarm.routing.view import STAYING, SwarmView
+from tests.records import make_record, make_view
+
+N_LAYERS = 8
+
+
+@st.composite
+def swarms(draw: st.DrawFn) -> SwarmView:
+    records = []
+    for n in range(draw(st.integers(0, 6))):
+        start = draw(st.integers(0, N_LAYERS - 1))
+        records.append(
+            make_record(
+                f"p{n}",
+                (start, draw(st.integers(start + 1, N_LAYERS))),
+                N_LAYERS,
+                seconds_per_layer=draw(st.sampled_from((0.0, 0.001, 0.01, 0.1))),
+                state=draw(st.sampled_from(("online", "online", "joining", "draining"))),
+            )
+        )
+    return make_view(*records)
+
+
+def windows(capacity: int) -> list[Span]:
+    return [Span(start, start + capacity) for start in range(N_LAYERS - capacity + 1)]
+
+
+@pytest.mark.slow
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(swarms(), st.integers(1, N_LAYERS))
+def test_no_other_window_is_served_less(view: SwarmView, capacity: int) -> None:
+    coverage = view.coverage(N_LAYERS, states=STAYING)
+    chosen = choose_span(view, N_LAYERS, capacity)
+
+    def missing(span: Span) -> int:
+        return sum(not c.peers for c in coverage[span.start : span.end])
+
+    def rates(span: Span) -> list[float]:
+        return sorted(c.tokens_per_s for c in coverage[span.start : span.end])
+
+    assert len(chosen) == capacity
+    assert missing(chosen) == max(missing(span) for span in windows(capacity))
+    assert min(rates(chosen)) == min(c.tokens_per_s for c in coverage)
+    for span in windows(capacity):
+        assert rates(chosen) <= rates(span)
+        assert span.start >= chosen.start or rates(chosen) < rates(span)
+
+
+@settings(max_examples=50, derandomize=True, deadline=None)
+@given(st.lists(st.integers(1, N_LAYERS), min_size=1, max_size=12))
+def test_peers_that_join_one_after_another_complete_the_model_before_they_double_it(
+    capacities: list[int],
+) -> None:
+    view = make_view()
+    for n, capacity in enumerate(capacities):
+        span = choose_span(view, N_LAYERS, capacity)
+        was_missing = sum(map(len, view.missing_layers(N_LAYERS)))
+        view = make_view(*view.peers, make_record(f"p{n}", (span.start, span.end), N_LAYERS))
+        assert sum(map(len, view.missing_layers(N_LAYERS))) == max(was_missing - capacity, 0)
+
+
+def test_the_first_peer_takes_the_front() -> None:
+    assert choose_span(make_view(), 12, 5) == Span(0, 5)
+
+
+def test_more_capacity_than_layers_takes_them_all() -> None:
+    assert choose_span(make_view(), 12, 50) == Span(0, 12)
+
+
+def test_a_hole_in_the_middle_is_filled() -> None:
+    view = make_view(make_record("a", (0, 4)), make_record("b", (8, 12)))
+    assert choose_span(view, 12, 4) == Span(4, 8)
+
+
+def test_the_slowest_place_is_strengthened() -> None:
+    view = make_view(
+        make_record("fast", (0, 6), seconds_per_layer=0.001),
+        make_record("slow", (6, 12), seconds_per_layer=0.1),
+    )
+    assert choose_span(view, 12, 4) == Span(6, 10)
+
+
+def test_a_joining_peer_holds_its_place_and_a_draining_one_does_not() -> None:
+    joining, draining = make_record("a", (0, 6), state="joining"), make_record("b", (6, 12), state="draining")
+    assert choose_span(make_view(joining, draining), 12, 6) == Span(6, 12)
+
+
+def test_peers_of_other_precisions_can_be_left_out() -> None:
+    view = make_view(
+        make_record("a", (0, 6), precision="float32"), make_record("b", (6, 12), precision="nf4")
+    )
+    assert choose_span(view, 12, 6, precision="nf4") == Span(0, 6)
+    assert choose_span(view, 12, 6, precision="float32") == Span(6, 12)
