@@ -1,0 +1,120 @@
+"""Options of the commands that use a swarm: generate, status, check and demo."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from swarm.cli.setting_types import (
+    Count,
+    Probability,
+    Seconds,
+    Seed,
+    Shown,
+    Switch,
+    Temperature,
+    Text,
+)
+from swarm.cli.settings import ModelSettings, PeersSettings, Settings
+from swarm.core.config import ClientConfig, Precision
+
+_CLIENT = ClientConfig()
+
+
+class GenerateSettings(PeersSettings, ModelSettings):
+    """`swarm generate MODEL PROMPT`."""
+
+    PANEL = "Options"
+
+    prompt: Annotated[
+        Text, Shown("PROMPT", positional=True), Field(description="Text to go on from; - reads stdin.")
+    ]
+    max_tokens: Annotated[Count, Field(description="Most new tokens.")] = 128
+    temperature: Annotated[
+        Temperature | None,
+        Shown(default="the model's own"),
+        Field(description="Randomness; 0 always takes the likeliest token."),
+    ] = None
+    top_p: Annotated[
+        Probability | None,
+        Field(description="Choose among the likeliest tokens that make up this probability."),
+    ] = None
+    top_k: Annotated[Count | None, Field(description="Choose among so many likeliest tokens.")] = None
+    seed: Annotated[Seed | None, Field(description="Same seed, same text.")] = None
+    stop: Annotated[
+        tuple[Text, ...], Shown("TEXT"), Field(description="Stop at this text; may be given several times.")
+    ] = ()
+    chat: Annotated[Switch | None, Field(description="Put the prompt into the model's chat template.")] = None
+    system: Annotated[Text | None, Field(description="System message of the chat; implies --chat.")] = None
+    json_output: Annotated[
+        Switch,
+        Shown(flag="--json"),
+        Field(description="Print text, tokens, timings and the chain as JSON, at the end."),
+    ] = False
+    dtype: Annotated[Precision, Field(description="Precision of what this side computes.")] = "auto"
+    step_timeout_s: Annotated[
+        Seconds, Field(description="How long a step may take until a peer's usual time is known.")
+    ] = _CLIENT.step_timeout_s
+    open_timeout_s: Annotated[
+        Seconds, Field(description="How long opening a session on a peer may take.")
+    ] = _CLIENT.open_timeout_s
+    unavailable_timeout_s: Annotated[
+        Seconds, Field(description="How long to wait for layers that nobody serves.")
+    ] = _CLIENT.unavailable_timeout_s
+    refresh_s: Annotated[Seconds, Field(description="How often to look for new peers.")] = _CLIENT.refresh_s
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> Self:
+        if self.system is not None and self.chat is False:
+            raise ValueError("--system contradicts --no-chat: a system message needs the chat template")
+        for name in ("top_p", "top_k", "seed"):
+            if self.temperature == 0 and getattr(self, name) is not None:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} contradicts --temperature 0, which leaves nothing to choose"
+                )
+        return self
+
+    def client_config(self) -> ClientConfig:
+        return ClientConfig(
+            self.step_timeout_s, self.open_timeout_s, self.unavailable_timeout_s, self.refresh_s
+        )
+
+
+class StatusSettings(PeersSettings):
+    """`swarm status [MODEL]`."""
+
+    PANEL = "Options"
+
+    model: Annotated[
+        Text | None,
+        Shown("[MODEL]", positional=True),
+        Field(description="Name or uid of a model; without it, all models of the swarm."),
+    ] = None
+    watch: Annotated[Switch, Field(description="Show it again every few seconds until Ctrl-C.")] = False
+    interval_s: Annotated[Seconds, Field(description="Seconds between two looks of --watch.")] = 2.0
+    json_output: Annotated[
+        Switch, Shown(flag="--json"), Field(description="Print JSON, with --watch one line a look.")
+    ] = False
+
+
+class CheckSettings(ModelSettings):
+    """`swarm check MODEL`."""
+
+    PANEL = "Options"
+
+    splits: Annotated[Count, Field(description="Cut the model into so many spans.")] = 3
+    dtype: Annotated[Precision, Field(description="Precision to compare in; auto: the checkpoint's own.")] = (
+        "auto"
+    )
+    device: Annotated[
+        Text, Shown("DEVICE"), Field(description="Where to compare: cpu, cuda, cuda:N or mps.")
+    ] = "cpu"
+
+
+class DemoSettings(Settings):
+    """`swarm demo`."""
+
+    prompt: Annotated[Text, Field(description="How the story begins.", min_length=1)] = "Once upon a time"
+    max_tokens: Annotated[Count, Field(description="Length of the story in tokens.")] = 120
+    seed: Annotated[Seed, Field(description="Seed of the sampled story.")] = 7

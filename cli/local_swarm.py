@@ -1,0 +1,150 @@
+"""Peers as processes of this machine, for the demo and for benchmarks.
+
+Every peer runs `swarm serve` in a process group of its own, listens on 127.0.0.1, and writes its log and its ready
+file into one temporary folder. Leaving the context ends all of them and removes the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Self
+
+from swarm.core.errors import NodeError
+
+HOST = "127.0.0.1"
+_POLL_S = 0.05
+_LOG_TAIL_LINES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPeer:
+    """One peer process and the files it writes."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    ready_file: Path
+    log_file: Path
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def log_tail(self) -> str:
+        """The last lines of its log, as one line."""
+        lines = self.log_file.read_text(errors="replace").split("\n")
+        return " | ".join([line for line in lines if line.strip()][-_LOG_TAIL_LINES:])
+
+
+class LocalSwarm:
+    """Starts, watches and stops peers. Use it as a context manager."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
+        self._folder = TemporaryDirectory(prefix="swarm-local-")
+        self.peers: list[LocalPeer] = []
+
+    def start(self, name: str, *arguments: str) -> LocalPeer:
+        """Start `swarm ARGUMENTS...` (a `serve` or `bootstrap` command) without waiting for it."""
+        folder = Path(self._folder.name)
+        ready_file, log_file = folder / f"{name}.json", folder / f"{name}.log"
+        command = [
+            sys.executable,
+            "-m",
+            "swarm.cli.main",
+            *arguments,
+            "--host",
+            HOST,
+            "--ready-file",
+            str(ready_file),
+        ]
+        command += ["--identity", str(folder / f"{name}.identity")]
+        with log_file.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment(os.environ),
+                start_new_session=True,  # Ctrl-C in the terminal is for us alone
+            )
+        peer = LocalPeer(name, process, ready_file, log_file)
+        self.peers.append(peer)
+        return peer
+
+    def serve(
+        self, name: str, model: str, layers: str, peers: Sequence[str] = (), *options: str
+    ) -> LocalPeer:
+        """Start a peer that serves `layers` (`A:B`) of `model` and joins `peers`."""
+        join = [part for address in peers for part in ("--peers", address)]
+        return self.start(
+            name, "serve", model, "--layers", layers, "--name", name, "--threads", str(self._threads),
+            "--device", "cpu", *join, *options,
+        )  # fmt: skip
+
+    def wait_ready(self, peer: LocalPeer, timeout_s: float = 120.0) -> list[str]:
+        """Its addresses, once it serves.
+
+        Raises:
+            NodeError: it ended, or is not ready in time; the end of its log says why.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not peer.ready_file.exists():
+            if not peer.running:
+                status = peer.process.returncode
+                raise NodeError(f"local peer {peer.name} ended with status {status}: {peer.log_tail()}")
+            if time.monotonic() > deadline:
+                raise NodeError(
+                    f"local peer {peer.name} is not ready after {timeout_s:g} s: {peer.log_tail()}"
+                )
+            time.sleep(_POLL_S)
+        addresses: list[str] = json.loads(peer.ready_file.read_text())["addresses"]
+        return addresses
+
+    def kill(self, peer: LocalPeer) -> None:
+        """End the peer's process without a warning (SIGKILL)."""
+        peer.process.kill()
+
+    def stop(self, grace_s: float = 8.0) -> None:
+        """Ask every peer to leave, end those that do not within `grace_s`, and remove the folder."""
+        for peer in self.peers:
+            if peer.running:
+                peer.process.terminate()
+        deadline = time.monotonic() + grace_s
+        for peer in self.peers:
+            try:
+                peer.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                peer.process.kill()
+            _end_group(peer.process)
+        self._folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.stop(grace_s=8.0 if error is None else 2.0)
+
+    def _environment(self, ours: Mapping[str, str]) -> dict[str, str]:
+        """Ours without SWARM_* settings, which are meant for the command that the user runs."""
+        kept = {name: value for name, value in ours.items() if not name.startswith("SWARM_")}
+        return kept | {"OMP_NUM_THREADS": str(self._threads), "PYTHONUNBUFFERED": "1"}
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End what a killed peer left in its process group, such as its libp2p daemon."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

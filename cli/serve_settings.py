@@ -1,0 +1,154 @@
+"""Options of `swarm serve`, and the `PeerConfig` they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from swarm.cli.setting_types import (
+    Count,
+    Device,
+    File,
+    Host,
+    Layers,
+    LeaseSeconds,
+    Port,
+    PublicAddresses,
+    Seconds,
+    ShortName,
+    Shown,
+)
+from swarm.cli.settings import ModelSettings, PeersSettings
+from swarm.core.config import NodeConfig, PeerConfig, PeerLimits, Precision, Quantization
+
+_LIMITS = PeerLimits()
+
+
+class NodeSettings(PeersSettings):
+    """A node that listens."""
+
+    PANEL = "Network"
+
+    host: Annotated[Host, Shown("IP"), Field(description="Interface to listen on.")] = "0.0.0.0"
+    port: Annotated[Port, Field(description="TCP port to listen on; 0 takes any free one.")] = 0
+    public_address: Annotated[
+        PublicAddresses,
+        Shown("ADDR"),
+        Field(description="Address under which others reach this node; may be given several times."),
+    ] = ()
+    identity: Annotated[
+        File | None,
+        Shown(default="~/.config/swarm/identity, or identity-2, ... while a running node uses that"),
+        Field(description="Key file of this node; made if missing."),
+    ] = None
+    ready_file: Annotated[
+        File | None, Field(description="Write address and pid here, as JSON, once it serves.")
+    ] = None
+
+    def node_config(self, identity: Path) -> NodeConfig:
+        return NodeConfig(self.peers, self.host, self.port, self.public_address, identity)
+
+
+class LimitSettings(NodeSettings):
+    """The limits of a peer: the fields of `PeerLimits`."""
+
+    PANEL = "Limits"
+
+    max_sessions: Annotated[Count, Field(description="Most sessions at once.")] = _LIMITS.max_sessions
+    max_sessions_per_client: Annotated[Count, Field(description="Most sessions of one client at once.")] = (
+        _LIMITS.max_sessions_per_client
+    )
+    max_batch_rows: Annotated[Count, Field(description="Most sequences in one session.")] = (
+        _LIMITS.max_batch_rows
+    )
+    max_step_tokens: Annotated[Count, Field(description="Most tokens in one step.")] = _LIMITS.max_step_tokens
+    admission_wait_s: Annotated[
+        Seconds, Field(description="How long a new session may wait for free cache, in seconds.")
+    ] = _LIMITS.admission_wait_s
+    idle_session_s: Annotated[Seconds, Field(description="End a session after so many idle seconds.")] = (
+        _LIMITS.idle_session_s
+    )
+    drain_s: Annotated[
+        Seconds, Field(description="After Ctrl-C, serve running sessions at most so many seconds.")
+    ] = _LIMITS.drain_s
+    lease_s: Annotated[
+        LeaseSeconds,
+        Field(description="Announcements live so many seconds, at most 30; renewed at a third."),
+    ] = _LIMITS.lease_s
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Self:
+        both_given = {"max_sessions", "max_sessions_per_client"} <= self.model_fields_set
+        if both_given and self.max_sessions_per_client > self.max_sessions:
+            raise ValueError(
+                f"--max-sessions-per-client {self.max_sessions_per_client} is more than "
+                f"--max-sessions {self.max_sessions}"
+            )
+        return self
+
+    def limits(self) -> PeerLimits:
+        return PeerLimits(
+            max_sessions=self.max_sessions,
+            max_sessions_per_client=min(self.max_sessions_per_client, self.max_sessions),
+            max_batch_rows=self.max_batch_rows,
+            max_step_tokens=self.max_step_tokens,
+            admission_wait_s=self.admission_wait_s,
+            idle_session_s=self.idle_session_s,
+            drain_s=self.drain_s,
+            lease_s=self.lease_s,
+        )
+
+
+class ServeSettings(LimitSettings, ModelSettings):
+    """`swarm serve MODEL`."""
+
+    PANEL = "Options"
+
+    layers: Annotated[
+        Layers,
+        Shown("auto|A:B", default="auto"),
+        Field(description="Layers A to B-1; auto: as many as fit, where the swarm is weakest."),
+    ] = None
+    device: Annotated[Device, Shown("DEVICE"), Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    dtype: Annotated[Precision, Field(description="Precision of the layers; auto: the checkpoint's own.")] = (
+        "auto"
+    )
+    quantize: Annotated[
+        Quantization | None, Field(description="Keep the weights in 8 or 4 bits (needs bitsandbytes).")
+    ] = None
+    cache_tokens: Annotated[
+        Count | None, Shown(default="what fits"), Field(description="Tokens of KV cache, over all sessions.")
+    ] = None
+    threads: Annotated[
+        Count | None, Shown(default="all cores"), Field(description="CPU threads for computing.")
+    ] = None
+    name: Annotated[
+        ShortName | None, Shown("TEXT"), Field(description="Name that others see in `swarm status`.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> Self:
+        if self.quantize and self.device == "mps":
+            raise ValueError(
+                f"--quantize {self.quantize} does not work with --device mps: bitsandbytes has no MPS kernels"
+            )
+        if self.threads and self.device.startswith(("cuda", "mps")):
+            raise ValueError(f"--threads is for --device cpu, and contradicts --device {self.device}")
+        return self
+
+    def peer_config(self, identity: Path) -> PeerConfig:
+        return PeerConfig(
+            model=self.model_source(),
+            node=self.node_config(identity),
+            layers=self.layers,
+            device=self.device,
+            dtype=self.dtype,
+            quantize=self.quantize,
+            cache_tokens=self.cache_tokens,
+            threads=self.threads,
+            name=self.name,
+            limits=self.limits(),
+            ready_file=self.ready_file,
+        )

@@ -1,0 +1,72 @@
+"""`swarm status`: who serves which layers, once or again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+
+from swarm.cli.client_settings import StatusSettings
+from swarm.cli.event_loop import run_async
+from swarm.cli.options import command_of
+from swarm.core.errors import SwarmUnavailable
+
+if TYPE_CHECKING:
+    from swarm.cli.swarm_survey import SwarmSurvey
+
+
+def status(settings: StatusSettings) -> None:
+    """Show who serves which layers, how fast, with how much free cache, and which layer is the weakest."""
+    settings.require_peers()
+    run_async(_status(settings))
+
+
+async def _status(settings: StatusSettings) -> None:
+    from swarm.cli.swarm_survey import SwarmSurvey  # imports hivemind: seconds
+
+    survey = await SwarmSurvey.start(settings.require_peers())
+    try:
+        if settings.json_output:
+            await _print_json(survey, settings)
+        elif settings.watch:
+            await _watch(survey, settings)
+        else:
+            from swarm.cli.status_table import render
+
+            _console().print(render(await survey.look(settings.model)))
+    finally:
+        await survey.stop()
+
+
+async def _print_json(survey: SwarmSurvey, settings: StatusSettings) -> None:
+    from swarm.cli.status_table import as_json
+
+    while True:
+        print(json.dumps(as_json(await survey.look(settings.model))), flush=True)
+        if not settings.watch:
+            return
+        await asyncio.sleep(settings.interval_s)
+
+
+async def _watch(survey: SwarmSurvey, settings: StatusSettings) -> None:
+    from swarm.cli.status_table import render
+
+    with Live(console=_console(), auto_refresh=False) as live:
+        while True:
+            try:
+                live.update(render(await survey.look(settings.model)), refresh=True)
+            except SwarmUnavailable as exc:  # it may come back
+                live.update(str(exc), refresh=True)
+            await asyncio.sleep(settings.interval_s)
+
+
+def _console() -> Console:
+    """Colour and the terminal's width where there is a terminal; wide and plain lines elsewhere."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+command = command_of(StatusSettings, status)

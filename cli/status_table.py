@@ -1,0 +1,112 @@
+"""The map of a swarm, layers x peers, as a rich table and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from swarm.core.span import Span
+from swarm.routing.records import PeerState
+from swarm.routing.status import PeerRow, StatusReport
+
+MAP_COLUMNS = 48
+_STYLES = {
+    PeerState.ONLINE: "green",
+    PeerState.JOINING: "cyan",
+    PeerState.DRAINING: "yellow",
+    PeerState.LEFT: "dim",
+}
+
+
+def render(reports: Sequence[StatusReport]) -> RenderableType:
+    """All models, one below the other."""
+    return Group(*(part for report in reports for part in _model(report)))
+
+
+def as_json(reports: Sequence[StatusReport]) -> dict[str, Any]:
+    """The reports with spans as `[start, end]`."""
+    return {"models": [_plain(asdict(report)) for report in reports]}
+
+
+def layer_map(span: Span, n_layers: int, columns: int = MAP_COLUMNS) -> str:
+    """`span` as a bar: one column per layer, or fewer where there are more layers than columns."""
+    width = min(n_layers, columns)
+    # a column is filled if any layer of the span falls into it, so that no peer looks empty
+    first = span.start * width // n_layers
+    last = (span.end - 1) * width // n_layers
+    return "".join("█" if first <= column <= last else "·" for column in range(width))
+
+
+def _model(report: StatusReport) -> list[RenderableType]:
+    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
+    table.add_column("peer", no_wrap=True)
+    table.add_column("layers", no_wrap=True)
+    table.add_column(f"0 .. {report.n_layers - 1}", no_wrap=True)
+    for name in ("state", "dtype"):
+        table.add_column(name, no_wrap=True)
+    for name in ("tokens/s", "free cache", "sessions"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for peer in report.peers:
+        _add_peer(table, peer, report.n_layers)
+    title = Text.assemble(
+        (_clean(report.model_name) or report.model_uid, "bold"), f"  {report.model_uid[:12]}"
+    )
+    rejected = [
+        Text(f"not used: {_label(row.name, row.peer_id)}: {_clean(row.reason)}", "yellow")
+        for row in report.rejected
+    ]
+    return [title, table, _verdict(report), *rejected, Text()]
+
+
+def _add_peer(table: Table, peer: PeerRow, n_layers: int) -> None:
+    style = _STYLES[peer.state]
+    share = f"{peer.free_tokens:,} of {peer.total_tokens:,}"
+    table.add_row(
+        Text(_label(peer.name, peer.peer_id)),
+        str(peer.span),
+        Text(layer_map(peer.span, n_layers), style),
+        Text(peer.state.value, style),
+        Text(_clean(peer.precision)),
+        "?" if peer.tokens_per_s is None else f"{peer.tokens_per_s:,.0f}",
+        share,
+        str(peer.sessions),
+    )
+
+
+def _verdict(report: StatusReport) -> Text:
+    if report.missing:
+        return Text(f"incomplete: nobody serves layers {', '.join(map(str, report.missing))}", "bold red")
+    if not report.complete:
+        return Text("incomplete: every layer is served, but in no single precision", "bold red")
+    weakest = report.weakest_layer
+    if weakest is None:
+        return Text("nobody known", "red")
+    who = "1 peer" if weakest.peers == 1 else f"{weakest.peers} peers"
+    return Text(
+        f"complete; weakest layer {weakest.layer}: {who}, {weakest.tokens_per_s:,.0f} tokens/s",
+        "yellow" if weakest.peers == 1 else "green",
+    )
+
+
+def _label(name: str, peer_id: str) -> str:
+    return f"{_clean(name)} ({peer_id[-6:]})" if name else f"...{peer_id[-12:]}"
+
+
+def _clean(text: str) -> str:
+    """Strangers choose their names: no control characters reach the terminal."""
+    return "".join(c for c in text if c.isprintable())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"start", "end"}:
+            return [value["start"], value["end"]]
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
