@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from swarm.core.errors import ConfigError, PeerIncompatible
-from swarm.routing.records import MAX_RECORD_BYTES, PeerRecord
+from swarm.routing.records import MAX_RECORD_BYTES, PeerRecord, keys_of
+from swarm.wire.directory import RecordClaims
 
 
 def encode(record: PeerRecord) -> bytes:
@@ -43,6 +44,16 @@ def decode(body: bytes) -> PeerRecord:
         return PeerRecord.model_validate_json(body, strict=True)
     except ValidationError as exc:
         raise PeerIncompatible(f"malformed announcement: {_first_problem(exc)}") from exc
+
+
+def claims(body: bytes) -> RecordClaims:
+    """Whom an announcement is about, where it may stand and for how long: what the directory checks.
+
+    Raises:
+        PeerIncompatible: as `decode` does.
+    """
+    record = decode(body)
+    return RecordClaims(record.peer_id, keys_of(record), record.issued_at, record.expires_at)
 
 
 def _first_problem(exc: ValidationError) -> str:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from swarm.core.errors import ConfigError, PeerIncompatible
-from swarm.routing.announcement import decode, encode
+from swarm.routing.announcement import claims, decode, encode
 from swarm.routing.records import (
     BUCKETS,
+    MAX_LEASE_S,
     MAX_RECORD_BYTES,
     PeerRecord,
     PeerState,
@@ -22,6 +23,7 @@ from swarm.routing.records import (
     keys_of,
     model_key,
 )
+from swarm.wire import record_gate
 from tests.records import make_record
 
 TEXT = st.text(st.characters(exclude_categories=("C", "Z")), max_size=20)
@@ -130,6 +132,18 @@ def altered(**changes: Any) -> bytes:
 def test_refusals_name_the_problem(body: bytes, problem: str) -> None:
     with pytest.raises(PeerIncompatible, match=problem):
         decode(body)
+
+
+def test_claims_are_what_the_directory_checks() -> None:
+    record = make_record("a")
+    assert claims(encode(record)) == ("a", keys_of(record), record.issued_at, record.expires_at)
+    with pytest.raises(PeerIncompatible):
+        claims(b"{}")
+
+
+def test_what_fits_an_announcement_fits_the_directory() -> None:
+    assert record_gate.MAX_BODY_BYTES == MAX_RECORD_BYTES
+    assert record_gate.MAX_LEASE_S == MAX_LEASE_S
 
 
 def test_fields_of_later_versions_are_ignored() -> None:
