@@ -1,7 +1,7 @@
 """Stands in for `swarm` where the harness itself is tested: a node that is ready at once, and misbehaves on request.
 
 serve MODEL [--layers A:B] [--ready-file PATH] ... and, as MODEL: `good`, `broken` (exits with 3), `orphan` (leaves a
-child process), `socket` (leaves a unix socket), `deaf` (ignores SIGTERM), `threads` (prints how many threads it has).
+child process), `socket` (leaves a unix socket), `deaf` (ignores SIGTERM).
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ def main() -> int:
     if model == "broken":
         print("error: this peer is broken", file=sys.stderr)
         return 3
-    if model == "threads":
-        print(len(os.listdir("/proc/self/task")))
-        return 0
     stop = threading.Event()
     signal.signal(signal.SIGTERM, signal.SIG_IGN if model == "deaf" else lambda *_: stop.set())
     if model == "orphan":

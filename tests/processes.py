@@ -52,6 +52,11 @@ class Zygote:
         self._messages: list[dict[str, Any]] = []
         self._statuses: dict[int, int] = {}
 
+    @property
+    def pid(self) -> int | None:
+        """Its process id, None before the first `spawn`."""
+        return self._process.pid if self._process is not None else None
+
     def spawn(
         self, argv: list[str], *, stdin: Path, stdout: Path, stderr: Path, env: dict[str, str], folder: Path
     ) -> int:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from swarm.core.span import Span
+from tests.conftest import SwarmFactory
 from tests.peers import LocalSwarm
 from tests.processes import ROOT, Zygote
 from tests.waiting import wait_for
@@ -100,14 +101,6 @@ def test_a_failing_test_keeps_its_own_error(swarm: LocalSwarm, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_forks_of_a_zygote_with_everything_imported_have_one_thread(tmp_path: Path) -> None:
-    zygote = Zygote(tmp_path / "log", "tests.fake_command")
-    with LocalSwarm(zygote) as swarm:
-        assert swarm.run("serve", "threads").stdout == "1\n"
-    assert not zygote.close()
-
-
-@pytest.mark.slow
 def test_everything_dies_with_a_killed_test_session(tmp_path: Path) -> None:
     script = (
         "import sys, signal, os; from pathlib import Path; from tests.processes import Zygote; "
@@ -128,3 +121,31 @@ def test_everything_dies_with_a_killed_test_session(tmp_path: Path) -> None:
     for path in sorted(Path(folder).rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     Path(folder).rmdir()
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_a_killed_node_leaves_nothing_behind(swarm_factory: SwarmFactory) -> None:
+    with swarm_factory() as swarm:
+        first, second = swarm.bootstrap(), swarm.bootstrap()
+        assert any("p2pd" in process.name() for process in first.traces.processes.values())
+        first.kill()
+        assert swarm.addresses == [second.addresses[0]]
+    assert (first.status, second.status) == (-signal.SIGKILL, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_a_command_that_fails_shows_one_line_and_its_status(swarm_factory: SwarmFactory) -> None:
+    with swarm_factory() as swarm:
+        finished = swarm.run("bootstrap", "--port", "many")
+    assert finished.status == 2
+    assert len(finished.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_zygote_has_one_thread_so_that_forking_is_safe(zygote: Zygote) -> None:
+    with LocalSwarm(zygote) as swarm:
+        assert swarm.run("version").status == 0
+        assert zygote.pid is not None
+        assert psutil.Process(zygote.pid).num_threads() == 1
