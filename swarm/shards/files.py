@@ -13,7 +13,9 @@ from swarm.shards.model_uid import local_fingerprint
 class CheckpointFiles(Protocol):
     """The files of one checkpoint, wherever they are."""
 
-    folder: Path
+    @property
+    def folder(self) -> Path:
+        """Where the configuration and tokenizer files are."""
 
     def names(self) -> list[str]:
         """All files of the checkpoint."""

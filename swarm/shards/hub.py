@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-import httpx
 from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -16,6 +15,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -37,6 +37,8 @@ _SMALL_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
+# the root error of the HTTP library that huggingface_hub uses, which has changed over its versions
+_HTTPError: type[Exception] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -65,10 +67,16 @@ def asking_hub(config: ModelConfig) -> Iterator[None]:
         raise ModelError(f"{name} lacks a file on the hub: {_first_line(exc)}") from exc
     except HFValidationError as exc:
         raise ModelError(f"{name} is not a valid model name: {_first_line(exc)}") from exc
-    except (HfHubHTTPError, httpx.HTTPError) as exc:
+    except HfHubHTTPError as exc:
         raise ModelError(f"the hub does not serve {name}: {_first_line(exc)}") from exc
+    except (_HTTPError, OfflineModeIsEnabled) as exc:
+        raise HubUnreachable(f"the hub cannot be reached for {name}: {_first_line(exc)}") from exc
     except OSError as exc:
         raise ModelError(f"the files of {name} cannot be stored: {_first_line(exc)}") from exc
+
+
+class HubUnreachable(ModelError):
+    """No answer at all: what the cache has may still do."""
 
 
 class HubFiles:
@@ -94,9 +102,9 @@ class HubFiles:
             with asking_hub(config):
                 api = HfApi(endpoint=endpoint, token=config.token)
                 info = api.model_info(config.name, revision=config.revision, files_metadata=True, timeout=20)
-        except ModelError as unreachable:
+        except HubUnreachable:
             cached = _from_cache(config)
-            if cached is None or not isinstance(unreachable.__cause__, httpx.TransportError):
+            if cached is None:
                 raise
             return cls(config, *cached, endpoint)
         hashes = {}
