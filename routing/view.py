@@ -45,7 +45,7 @@ class SwarmView:
         A peer counts with its freshest record alone: one that left or moved to another model is gone, whatever
         older records say.
         """
-        living = [r for r in _freshest(records) if r.model_uid == model_uid and _is_alive(r, now)]
+        living = [r for r in freshest(records) if r.model_uid == model_uid and _is_alive(r, now)]
         n_layers = _agreed_layers(r for r in living if r.protocol == protocol)
         judged = [(r, _objection(r, now, protocol, n_layers)) for r in living]
         return cls(
@@ -115,7 +115,8 @@ def spans_of(layers: Iterable[int]) -> list[Span]:
     return found
 
 
-def _freshest(records: Iterable[PeerRecord]) -> list[PeerRecord]:
+def freshest(records: Iterable[PeerRecord]) -> list[PeerRecord]:
+    """The latest record of each peer, by peer id, whatever the order of `records`."""
     best: dict[str, PeerRecord] = {}
     for record in records:
         known = best.get(record.peer_id)
