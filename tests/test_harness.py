@@ -15,6 +15,7 @@ from swarm.core.span import Span
 from tests.conftest import SwarmFactory
 from tests.peers import LocalSwarm
 from tests.processes import ROOT, Zygote
+from tests.swarm_records import wait_all_free
 from tests.waiting import wait_for
 
 
@@ -149,3 +150,15 @@ def test_the_zygote_has_one_thread_so_that_forking_is_safe(zygote: Zygote) -> No
         assert swarm.run("version").status == 0
         assert zygote.pid is not None
         assert psutil.Process(zygote.pid).num_threads() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_real_peers_serve_announce_and_leave_nothing(swarm_factory: SwarmFactory) -> None:
+    with swarm_factory() as swarm:
+        first, second = swarm.serve("demo", "0:4"), swarm.serve("demo", "4:8")
+        announced = {record.peer_id: record.span for record in wait_all_free(swarm.addresses)}
+        assert announced == {first.peer_id: Span(0, 4), second.peer_id: Span(4, 8)}
+        assert (first.span, second.span) == (Span(0, 4), Span(4, 8))
+        second.kill()
+    assert first.status == 0
