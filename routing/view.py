@@ -120,14 +120,20 @@ def freshest(records: Iterable[PeerRecord]) -> list[PeerRecord]:
     best: dict[str, PeerRecord] = {}
     for record in records:
         known = best.get(record.peer_id)
-        if known is None or _age_key(known) < _age_key(record):
+        if known is None or _supersedes(record, known):
             best[record.peer_id] = record
     return [best[peer_id] for peer_id in sorted(best)]
 
 
-def _age_key(record: PeerRecord) -> tuple[float, float, bool, str]:
-    # of equally old records the one that says less wins, so that the order of arrival never matters
-    return record.issued_at, -record.expires_at, record.state is PeerState.LEFT, record.model_dump_json()
+def _supersedes(record: PeerRecord, known: PeerRecord) -> bool:
+    if record.issued_at != known.issued_at:
+        return record.issued_at > known.issued_at
+    # of equally old records the one that promises less wins, so that the order of arrival never matters
+    return record != known and _modesty(record) > _modesty(known)
+
+
+def _modesty(record: PeerRecord) -> tuple[bool, float, str]:
+    return record.state is PeerState.LEFT, -record.expires_at, record.model_dump_json()
 
 
 def _is_alive(record: PeerRecord, now: float) -> bool:
