@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import swarm
 from tests.source_map import ROOT, python_files
 
 HEAVY = {"torch", "transformers", "hivemind", "accelerate", "bitsandbytes"}
@@ -113,3 +114,7 @@ def test_every_dependency_has_its_reason(project: dict[str, Any]) -> None:
     page = (ROOT / "docs/adr/0006-dependencies.md").read_text(encoding="utf-8")
     names = {re.split(r"[<>=!~;\[ ]", entry)[0] for entry in project["dependencies"]}
     assert {name for name in names if name.lower() not in page.lower()} == set()
+
+
+def test_the_version_is_written_the_same_in_both_places(project: dict[str, Any]) -> None:
+    assert project["version"] == swarm.__version__
