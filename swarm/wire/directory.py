@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from swarm.core.errors import NodeError
 from swarm.security.identity import Identity
 from swarm.security.signed import seal
 from swarm.wire.address import peer_id_in, without_peer_id
-from swarm.wire.record_gate import MAX_BODY_BYTES, Inspect, RecordClaims, RecordGate
+from swarm.wire.dht_search import WIDTH, search
+from swarm.wire.record_gate import MAX_BODY_BYTES, Inspect, RecordClaims, RecordGate, Verified
 
 __all__ = ["Directory", "Inspect", "RecordClaims"]
 
@@ -100,28 +101,54 @@ class Directory:
         return all(stored.values())
 
     async def fetch(self, keys: Sequence[str]) -> list[bytes]:
-        """The bodies of all valid records under these keys, one per key and peer: the one that expires last."""
-        try:
-            async with asyncio.timeout(_OPERATION_TIMEOUT_S):
-                found = await self._dht.get_many(list(keys), sufficient_expiration_time=float("inf"))
-        except TimeoutError:
-            return []
-        newest: dict[str, tuple[float, bytes]] = {}
+        """The bodies of all valid records under these keys, one per peer: the one that expires last.
+
+        Nodes that do not answer are left out; what the others hold is returned.
+        """
+        from hivemind.dht.routing import DHTID
+
+        storage, table = self._dht.protocol.storage, self._dht.protocol.routing_table
+        ids = [DHTID.generate(key) for key in dict.fromkeys(keys)]
+        start: dict[Any, Any] = {}
+        for key in ids:
+            start.update(table.get_nearest_neighbors(key, WIDTH, exclude=self._dht.node_id))
+        values = [entry.value for key in ids if (entry := storage.get(key)) is not None]
+        values += [entry.value for entry in await search(self._ask, start, ids)]
+        return self._newest(values)
+
+    async def _ask(self, peer: Any, keys: Collection[Any]) -> Any:
+        """One question of a search; nodes that lately did not answer are not asked."""
+        if peer == self._dht.peer_id or peer in self._dht.blacklist:
+            return None
+        answers = await self._dht.protocol.call_find(peer, keys)
+        if answers is None:
+            self._dht.blacklist.register_failure(peer)
+        else:
+            self._dht.blacklist.register_success(peer)
+        return answers
+
+    def _newest(self, dictionaries: Iterable[Any]) -> list[bytes]:
+        """One live record per peer out of hivemind's dictionaries subkey -> (packed record, expiration)."""
+        newest: dict[str, Verified] = {}
         now = self.now()
-        for entry in found.values():
-            for value, _ in entry.value.values() if entry is not None else ():
-                record = self._gate.verified(value)
+        for dictionary in dictionaries:
+            for entry in list(getattr(dictionary, "data", {}).values()):
+                record = self._gate.opened(entry.value)
                 if record is None or record.claims.expires_at <= now:
                     continue
                 known = newest.get(record.claims.peer_id)
-                if known is None or known[0] < record.claims.expires_at:
-                    newest[record.claims.peer_id] = (record.claims.expires_at, record.body)
-        return [body for _, body in newest.values()]
+                if known is None or known.claims.expires_at < record.claims.expires_at:
+                    newest[record.claims.peer_id] = record
+        return [record.body for record in newest.values()]
 
-    async def rejoin(self) -> None:
-        """Greet the bootstrap nodes again, so that one which was restarted, or cut off from us, knows us."""
-        for address in self._bootstrap:
-            await self._ping(address)
+    async def keep_joined(self) -> None:
+        """Greet the bootstrap nodes now and then, for as long as this is awaited.
+
+        One that was restarted, or that was cut off from us for a while, has forgotten us and everybody else.
+        """
+        while self._bootstrap:
+            await asyncio.sleep(_REJOIN_S)
+            await asyncio.gather(*map(self._ping, self._bootstrap))
 
     async def close(self) -> None:
         """Leave the DHT."""

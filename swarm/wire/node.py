@@ -120,6 +120,7 @@ class Node:
             self._daemon.p2p, identity, inspect, bootstrap=config.peers, serve=config.listen
         )
         self._spawn(self._beat())
+        self._spawn(self.directory.keep_joined())
 
     async def _find_addresses(self, config: NodeConfig) -> list[str]:
         if not config.listen:

@@ -65,14 +65,18 @@ class RecordGate:
             return None
         return self._verify(value)
 
+    def opened(self, value: object) -> Verified | None:
+        """The same for a record as hivemind stores it: packed once more."""
+        sealed = _unpack(value, bytes)
+        return self.verified(sealed) if isinstance(sealed, bytes) else None
+
     def admits(self, key: bytes, subkey: bytes, value: bytes, expiration: float, now: float) -> bool:
         """Whether this may stand in the DHT; key, subkey and value as hivemind stores them. Never raises.
 
         Records that have just expired are admitted: storage drops them anyway, and hivemind refuses all the records
         of an answer in which one is refused.
         """
-        sealed, name = _unpack(value, bytes), _unpack(subkey, str)
-        record = self.verified(sealed) if isinstance(sealed, bytes) else None
+        record, name = self.opened(value), _unpack(subkey, str)
         if record is None:
             return False
         claims = record.claims
@@ -103,7 +107,7 @@ def key_hash(key: str) -> bytes:
     return hashlib.sha1(msgpack.packb(key, use_bin_type=True)).digest()
 
 
-def _unpack(data: bytes, kind: type) -> object:
+def _unpack(data: object, kind: type) -> object:
     """One msgpack value of exactly this type; None if the data is anything else."""
     if not isinstance(data, bytes) or len(data) > MAX_VALUE_BYTES + 8:
         return None
