@@ -1,17 +1,18 @@
 """Every error this package raises on purpose, split by what the caller does next.
 
-    SwarmError
-    ├── ConfigError            what the user gave is wrong: change it (exit status 2)
-    ├── ModelError             this checkpoint cannot be used: choose another or repair it
-    ├── NodeError              this machine's own node cannot run: port in use, bad identity, p2pd died
-    ├── RequestError           this request can never succeed as it is: do not retry
-    ├── SwarmUnavailable       nobody serves what is needed now: wait, or add peers
-    └── PeerError              this peer failed: try another one   (carries .peer_id)
-        ├── PeerUnreachable    cannot be dialled, or its link ended
-        ├── PeerTimeout        a deadline passed without an answer
-        ├── PeerBusy           full or draining: it refuses new work
-        ├── PeerIncompatible   other protocol version, other checkpoint, malformed messages
-        └── SessionLost        it does not know the session (restarted, idle limit)
+SwarmError
+├── ConfigError            what the user gave is wrong: change it (exit status 2)
+├── ModelError             this checkpoint cannot be used: choose another or repair it
+├── NodeError              this machine's own node cannot run: port in use, bad identity, p2pd died
+├── RequestError           this request can never succeed as it is: do not retry
+├── SwarmUnavailable       nobody serves what is needed now: wait, or add peers
+└── PeerError              this peer failed: try another one   (carries .peer_id)
+    ├── PeerUnreachable    cannot be dialled, or its link ended
+    ├── PeerTimeout        a deadline passed without an answer
+    ├── PeerBusy           full or draining: it refuses new work
+    ├── PeerIncompatible   other protocol version, other checkpoint, malformed messages
+    ├── SessionLost        it does not know the session (restarted, idle limit)
+    └── NextUnreachable    it cannot reach the next hop: carry that edge yourself
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class RequestError(SwarmError):
     """The request itself is impossible; another peer would say the same."""
 
 
-class SwarmUnavailable(SwarmError):  # noqa: N818 - the public name users catch
+class SwarmUnavailable(SwarmError):
     """Some layers are served by nobody, or by nobody with room, until the deadline."""
 
 
@@ -71,3 +72,7 @@ class PeerIncompatible(PeerError):
 
 class SessionLost(PeerError):
     """The peer does not hold this session any more."""
+
+
+class NextUnreachable(PeerError):
+    """This peer is fine but cannot reach the next hop; the client can carry that edge itself."""

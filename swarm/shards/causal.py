@@ -62,6 +62,7 @@ def _client_class(
     namespace = {
         "__init__": build,
         "__module__": cls.__module__,
+        "from_pretrained": classmethod(cls.from_pretrained.__func__),  # not the mixin's
         "_prepare_cache_for_generation": _prepare_cache,
         "_supports_default_dynamic_cache": classmethod(lambda cls: True),
     }

@@ -1,6 +1,6 @@
 """One session on one hop: a KV cache, the mask so far, and the outputs it passed on.
 
-    number == last_step   the same answer again, nothing is computed
+    number == last_step   before length: the same answer again, nothing is computed; at length: the step's next piece
     number <  last_step   refused
     start  == length      append
     start  <  length      roll back first
@@ -66,7 +66,7 @@ class ShardSession:
         """
         if self._broken:
             raise SessionLost("an earlier step failed inside of the layers; the session must be rebuilt")
-        if step.number == self.last_step:
+        if step.number == self.last_step and step.start < self.length:
             return self._again(step)
         self._check(step)
         try:
@@ -78,7 +78,7 @@ class ShardSession:
 
     def _again(self, step: Step) -> StepTensors:
         end = step.start + step.tensors.tokens
-        if end != self.length:
+        if end > self.length:
             raise RequestError(
                 f"step {step.number} was repeated with end {end}, but it ended at {self.length}"
             )

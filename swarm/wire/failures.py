@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from swarm.core.errors import (
+    NextUnreachable,
     PeerBusy,
     PeerError,
     PeerIncompatible,
-    PeerUnreachable,
     RequestError,
     SessionLost,
     SwarmError,
@@ -19,7 +19,7 @@ _KIND_OF: tuple[tuple[type[SwarmError], FailureKind], ...] = (
     (SessionLost, "session_lost"),
     (PeerIncompatible, "incompatible"),
     (RequestError, "request"),
-    (PeerUnreachable, "next_unreachable"),
+    (NextUnreachable, "next_unreachable"),
 )
 
 
@@ -47,5 +47,7 @@ def error_of(kind: FailureKind, message: str, peer_id: str, retry_after_s: float
             return PeerIncompatible(message, peer_id)
         case "request":
             return RequestError(message)
+        case "next_unreachable":
+            return NextUnreachable(message, peer_id)
         case _:
             return PeerError(message, peer_id)

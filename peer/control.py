@@ -1,0 +1,182 @@
+"""Control messages of clients: open, relink, replay, inspect, close.
+
+Each runs as a task of its own, because opening may wait for room and dialling takes a round trip; the link's reader
+never waits for them. Every request is answered by `Done` or `Failed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from swarm.core.errors import (
+    NextUnreachable,
+    PeerBusy,
+    PeerError,
+    PeerIncompatible,
+    PeerUnreachable,
+    RequestError,
+    SwarmError,
+)
+from swarm.core.span import Span
+from swarm.peer.offer import Offer
+from swarm.peer.sessions import HopSession, SessionTable
+from swarm.peer.stepping import Onward, Stepping
+from swarm.peer.worker import Worker
+from swarm.wire.failures import failed_of
+from swarm.wire.link import Link
+from swarm.wire.messages import (
+    Close,
+    Done,
+    Failed,
+    Inspect,
+    NextHop,
+    Open,
+    Relink,
+    Replay,
+    ReplayInfo,
+    Request,
+)
+from swarm.wire.node import Node
+
+logger = logging.getLogger(__name__)
+
+
+class Control:
+    """Answers control messages. `draining` is set when the peer takes no new sessions."""
+
+    def __init__(
+        self, node: Node, offer: Offer, table: SessionTable, worker: Worker, stepping: Stepping
+    ) -> None:
+        self._node = node
+        self._offer = offer
+        self._table = table
+        self._worker = worker
+        self._stepping = stepping
+        self.draining = False
+
+    async def answer(self, link: Link, message: Request) -> None:
+        """Do what a request asks and answer it on its link."""
+        try:
+            done = await self._act(link, message)
+        except SwarmError as error:
+            await _reply(link, failed_of(message.request, error))
+        else:
+            await _reply(link, done)
+
+    async def _act(self, link: Link, message: Request) -> Done:
+        match message:
+            case Open():
+                return await self._open(link, message)
+            case Relink():
+                return await self._relink(link, message)
+            case Replay():
+                return await self._replay(link, message)
+            case Inspect():
+                return self._state(message.request, self._table.controlled_by(link.peer_id, message.session))
+            case Close():
+                return self._close(link, message)
+        raise RequestError(f"this peer does not answer {type(message).__name__}")
+
+    def _state(self, request: int, session: HopSession) -> Done:
+        shard = session.shard
+        return Done(
+            request=request, length=shard.length, step=shard.last_step, free_tokens=self._table.free_tokens
+        )
+
+    async def _open(self, link: Link, message: Open) -> Done:
+        self._check_compatible(message)
+        if self.draining:
+            raise PeerBusy("this peer is leaving and takes no new sessions")
+        next_link = await self._dial(message.next)
+        await self._table.admit(message.session, link.peer_id, message.tokens)
+        if link.closed:
+            self._table.cancel_admission(message.session)
+            raise PeerUnreachable("the client left while it waited")
+        session = HopSession(
+            id=message.session,
+            client=link,
+            shard=self._offer.shard.open(Span(message.start, message.end), rollback=message.rollback),
+            previous=message.previous,
+            next=message.next,
+            next_link=next_link,
+            reserved=message.tokens,
+            last_used_s=time.monotonic(),
+        )
+        self._table.add(session)
+        return self._state(message.request, session)
+
+    def _check_compatible(self, message: Open) -> None:
+        offer = self._offer
+        if message.model_uid != offer.model_uid:
+            raise PeerIncompatible(
+                f"this peer serves checkpoint {offer.model_uid}, the client has {message.model_uid}: "
+                "both must have exactly the same files"
+            )
+        if message.precision != offer.precision:
+            raise PeerIncompatible(
+                f"this peer computes in {offer.precision}, the client asked for {message.precision}"
+            )
+        if not offer.span.covers(Span(message.start, message.end)):
+            raise PeerIncompatible(f"this peer serves layers {offer.span}, not {message.start}:{message.end}")
+
+    async def _relink(self, link: Link, message: Relink) -> Done:
+        session = self._table.controlled_by(link.peer_id, message.session)
+        next_link = await self._dial(message.next)
+        session.previous, session.next, session.next_link = message.previous, message.next, next_link
+        session.last_used_s = time.monotonic()
+        return self._state(message.request, session)
+
+    async def _dial(self, hop: NextHop | None) -> Link | None:
+        if hop is None:
+            return None
+        try:
+            return await self._node.connect(hop.peer, hop.addresses)
+        except PeerError as error:
+            raise NextUnreachable(f"cannot reach the next hop {hop.peer}: {error}") from error
+
+    async def _replay(self, link: Link, message: Replay) -> Done:
+        session = self._table.controlled_by(link.peer_id, message.session)
+        if session.next is None:
+            raise RequestError("there is no next hop to replay to: relink first")
+        await self._worker.settled(session)
+        kept, number = session.shard.kept, session.shard.last_step
+        length = session.shard.length
+        chunk = message.chunk or length
+        for start in range(0, length, max(chunk, 1)):
+            end = min(start + chunk, length)
+            info = ReplayInfo(until=message.until, last=end == length)
+            await self._stepping.send_step(
+                session, kept.slice(start, end), Onward(number, start, replay=info)
+            )
+        return self._state(message.request, session)
+
+    def _close(self, link: Link, message: Close) -> Done:
+        try:
+            session = self._table.controlled_by(link.peer_id, message.session)
+        except PeerError:
+            return Done(request=message.request)
+        self.end(session)
+        return Done(request=message.request, free_tokens=self._table.free_tokens)
+
+    def end(self, session: HopSession) -> None:
+        """End a session: its queued steps, its cache and its pages go."""
+        self._table.remove(session)
+        self._worker.forget(session)
+
+
+async def _reply(link: Link, answer: Done | Failed) -> None:
+    try:
+        await link.send(answer)
+    except PeerError as error:
+        logger.debug("%s is gone before its answer: %s", link.peer_id, error)
+
+
+async def sweep_idle(table: SessionTable, control: Control, idle_session_s: float) -> None:
+    """End sessions that nobody used for `idle_session_s`; runs until cancelled."""
+    while True:
+        await asyncio.sleep(min(idle_session_s / 4, 5.0))
+        for session in table.idle_since(time.monotonic() - idle_session_s):
+            logger.info("session %s ended after %g s without a step", session.id.hex()[:8], idle_session_s)
+            control.end(session)

@@ -1,0 +1,126 @@
+"""The proof that a peer works: a real forward, by a client of its own, over the wire. Nobody is told of the peer before.
+
+The same steps measure how long a layer takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass
+
+import torch
+
+from swarm.core.config import NodeConfig
+from swarm.core.errors import NodeError, PeerError, RequestError
+from swarm.peer.offer import Offer
+from swarm.security.identity import Identity
+from swarm.shards.step import StepTensors
+from swarm.wire.link import Link
+from swarm.wire.messages import Close, Message, Open, Output, StepFailed, StepMessage
+from swarm.wire.node import Node
+from swarm.wire.tensors import pack, unpack
+
+PROMPT_TOKENS = 8
+DECODE_STEPS = 4
+TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """Seconds per layer and decoded token, the wire included."""
+
+    seconds_per_layer: float
+
+
+class _ProbeClient:
+    def __init__(self) -> None:
+        self.answers: asyncio.Queue[tuple[Message, memoryview]] = asyncio.Queue()
+
+    async def handle(self, link: Link, message: Message, payload: memoryview) -> None:
+        self.answers.put_nowait((message, payload))
+
+
+async def probe(peer: Node, offer: Offer) -> ProbeResult:
+    """Run a few tokens through a peer that serves already.
+
+    Raises:
+        NodeError: if no right answer comes back.
+    """
+    client = _ProbeClient()
+    node = await Node.start(
+        NodeConfig(host="127.0.0.1", listen=False), Identity.ephemeral(), handler=client.handle
+    )
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            link = await node.connect(peer.peer_id, peer.addresses)
+            return await _run(link, client, offer)
+    except (PeerError, RequestError, TimeoutError) as error:
+        raise NodeError(
+            f"this peer does not pass its own test over the wire: {error or 'no answer in time'}"
+        ) from error
+    finally:
+        await node.stop()
+
+
+async def _run(link: Link, client: _ProbeClient, offer: Offer) -> ProbeResult:
+    session = secrets.token_bytes(16)
+    span = offer.span
+    tokens = PROMPT_TOKENS + DECODE_STEPS
+    await link.request(
+        Open(
+            request=0,
+            session=session,
+            model_uid=offer.model_uid,
+            precision=offer.precision,
+            start=span.start,
+            end=span.end,
+            tokens=tokens,
+        ),
+        timeout_s=TIMEOUT_S,
+    )
+    position, times = 0, []
+    for number, new in enumerate([PROMPT_TOKENS] + [1] * DECODE_STEPS):
+        started = time.monotonic()
+        await _step(link, client, session, offer, number, position, new)
+        times.append(time.monotonic() - started)
+        position += new
+    await link.request(Close(request=0, session=session), timeout_s=TIMEOUT_S)
+    return ProbeResult(seconds_per_layer=min(times[1:]) / len(span))
+
+
+async def _step(
+    link: Link, client: _ProbeClient, session: bytes, offer: Offer, number: int, start: int, new: int
+) -> None:
+    metas, payload = pack(_random_tokens(offer, new).named())
+    await link.send(StepMessage(session=session, number=number, start=start, tensors=metas), payload)
+    answer, data = await client.answers.get()
+    if isinstance(answer, StepFailed):
+        raise PeerError(answer.message)
+    if not isinstance(answer, Output) or answer.number != number:
+        raise PeerError(f"a step was answered by {type(answer).__name__}")
+    hidden = unpack(answer.tensors, data)["hidden"]
+    if not bool(torch.isfinite(hidden).all()):
+        raise PeerError(
+            "the layers returned numbers that are not finite: are the weights damaged, or is float16 too narrow?"
+        )
+
+
+def _random_tokens(offer: Offer, new: int) -> StepTensors:
+    """One row of `new` tokens with everything this model's layers look at."""
+    shard, traits = offer.shard, offer.shard.traits
+    hidden = torch.randn(1, new, shard.hidden_size, generator=torch.Generator().manual_seed(0)).to(
+        shard.dtype
+    )
+    per_layer = None
+    if traits.per_layer_width:
+        per_layer = torch.zeros(
+            1, new, offer.layers - offer.span.start, traits.per_layer_width, dtype=shard.dtype
+        )
+    return StepTensors(
+        hidden=hidden,
+        token_ids=torch.zeros(1, new, dtype=torch.int64) if traits.needs_token_ids else None,
+        embeds=hidden if traits.needs_embeds else None,
+        per_layer=per_layer,
+    )

@@ -1,0 +1,223 @@
+"""Runs a peer from configuration to shutdown: node, place, load, probe, announce, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from swarm.core.config import PeerConfig
+from swarm.core.errors import ConfigError, SwarmError
+from swarm.core.precision import precision_name
+from swarm.core.span import Span
+from swarm.peer.announcer import Announcer
+from swarm.peer.capacity import MemoryPlan, cache_bytes_per_layer_token, check_explicit_cache, weight_factor
+from swarm.peer.device import choose_device, free_memory
+from swarm.peer.kv_pool import KVPool
+from swarm.peer.offer import Offer
+from swarm.peer.probe import probe
+from swarm.peer.ready import ReadyInfo, write_ready_file
+from swarm.peer.service import Doorkeeper, Service
+from swarm.routing.announcement import claims, decode
+from swarm.routing.placement import choose_span
+from swarm.routing.records import BUCKETS, PeerRecord, PeerState, model_key
+from swarm.routing.view import SwarmView
+from swarm.security.identity import Identity
+from swarm.shards.shard import Shard
+from swarm.shards.source import ModelSource
+from swarm.shards.stack import text_config
+from swarm.wire.messages import PROTOCOL_VERSION
+from swarm.wire.node import Node
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What was decided before loading."""
+
+    span: Span
+    cache_tokens: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+async def serve(config: PeerConfig, *, on_ready: Callable[[ReadyInfo], None] = lambda info: None) -> None:
+    """Serve until SIGINT or SIGTERM (drains; a second one stops at once).
+
+    Raises:
+        SwarmError: one line that says why the peer cannot serve.
+    """
+    stop = _StopSignals()
+    try:
+        await _serve(config, on_ready, stop)
+    except* SwarmError as group:
+        raise _first(group) from None
+    finally:
+        stop.uninstall()
+
+
+def _first(group: BaseExceptionGroup[SwarmError]) -> SwarmError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, SwarmError)
+    return error
+
+
+async def _serve(config: PeerConfig, on_ready: Callable[[ReadyInfo], None], stop: _StopSignals) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    source = await asyncio.to_thread(ModelSource.open, config.model)
+    device = choose_device(config.device)
+    if config.cache_tokens is not None:
+        check_explicit_cache(config.cache_tokens)
+    if config.layers is not None:
+        _check_span(config.layers, source)
+    path = config.node.identity_path
+    identity = Identity.ephemeral() if path is None else Identity.load_or_create(path)
+    door = Doorkeeper()
+    node = await Node.start(config.node, identity, handler=door.handle, inspect=claims)
+    try:
+        place = await _choose_place(config, source, device, node)
+        shard = await asyncio.to_thread(
+            Shard.load, source, place.span, dtype=place.dtype, device=device, quantize=config.quantize
+        )
+        name = precision_name(str(place.dtype).removeprefix("torch."), config.quantize)
+        offer = Offer(shard, source.uid, source.name, name, source.n_layers)
+        async with asyncio.TaskGroup() as tasks:
+            running = _Peer(config, offer, node, place, tasks)
+            door.service = running.service
+            tasks.create_task(running.run(on_ready, stop))
+    finally:
+        await node.stop()
+
+
+def _check_span(span: Span, source: ModelSource) -> None:
+    if span.end > source.n_layers:
+        raise ConfigError(f"--layers {span}: {source.name} has only layers 0:{source.n_layers}")
+
+
+async def _choose_place(config: PeerConfig, source: ModelSource, device: torch.device, node: Node) -> _Place:
+    dtype = source.dtype(config.dtype)
+    stored = source.dtype("auto")
+    factor = weight_factor(stored.itemsize, dtype.itemsize, config.quantize)
+    layers = source.n_layers
+    plan = MemoryPlan(
+        free_bytes=free_memory(device),
+        layer_bytes=int(max(source.layer_bytes(Span(i, i + 1)) for i in range(layers)) * factor),
+        cache_bytes_per_layer_token=cache_bytes_per_layer_token(text_config(source.config), dtype.itemsize),
+    )
+    span = config.layers
+    if span is None:
+        capacity = plan.layers_that_fit(config.cache_tokens, layers)
+        span = choose_span(await _view(node, source), layers, capacity)
+    tokens = config.cache_tokens or plan.cache_tokens_that_fit(len(span))
+    return _Place(span, tokens, device, dtype)
+
+
+async def _view(node: Node, source: ModelSource) -> SwarmView:
+    bodies = await node.directory.fetch([model_key(source.uid, bucket) for bucket in range(BUCKETS)])
+    now = node.directory.now()
+    return SwarmView.of(map(decode, bodies), now=now, model_uid=source.uid, protocol=PROTOCOL_VERSION)
+
+
+class _Peer:
+    """A loaded peer from its first announcement to its last."""
+
+    def __init__(
+        self, config: PeerConfig, offer: Offer, node: Node, place: _Place, tasks: asyncio.TaskGroup
+    ) -> None:
+        self._config = config
+        self._offer = offer
+        self._node = node
+        self._tasks = tasks
+        self._probed_s_per_layer = 0.0
+        self.service = Service(node, offer, KVPool(place.cache_tokens), config.limits, tasks)
+        self._announcer = Announcer(node.directory, self._record, config.limits.lease_s)
+
+    async def run(self, on_ready: Callable[[ReadyInfo], None], stop: _StopSignals) -> None:
+        watch = self._tasks.create_task(self._watch_node())
+        result = await probe(self._node, self._offer)
+        self._probed_s_per_layer = result.seconds_per_layer
+        await self._announcer.announce(PeerState.ONLINE)
+        renewal = self._tasks.create_task(self._announcer.renew())
+        info = ReadyInfo(
+            self._node.peer_id,
+            tuple(self._node.addresses),
+            self._offer.model_name,
+            str(self._offer.span),
+            os.getpid(),
+        )
+        if self._config.ready_file is not None:
+            write_ready_file(self._config.ready_file, info)
+        on_ready(info)
+        await stop.first.wait()
+        await self._leave(stop)
+        for task in (watch, renewal):
+            task.cancel()
+        self.service.stop()
+
+    async def _watch_node(self) -> None:
+        raise await self._node.wait_failed()
+
+    async def _leave(self, stop: _StopSignals) -> None:
+        self.service.drain()
+        await self._announcer.announce(PeerState.DRAINING)
+        drained = asyncio.ensure_future(self.service.emptied(self._config.limits.drain_s))
+        at_once = asyncio.ensure_future(stop.second.wait())
+        await asyncio.wait({drained, at_once}, return_when=asyncio.FIRST_COMPLETED)
+        for future in (drained, at_once):
+            future.cancel()
+        await self._announcer.withdraw()
+
+    def _record(self, state: PeerState, now: float, expires_at: float) -> PeerRecord:
+        load = self.service.load
+        offer, span = self._offer, self._offer.span
+        measured = load.decode_s / len(span) if load.decode_s else self._probed_s_per_layer
+        return PeerRecord(
+            protocol=PROTOCOL_VERSION,
+            peer_id=self._node.peer_id,
+            name=self._config.name or "",
+            addresses=tuple(self._node.addresses)[:16],
+            model_uid=offer.model_uid,
+            model_name=offer.model_name,
+            layers=offer.layers,
+            start=span.start,
+            end=span.end,
+            state=state,
+            precision=offer.precision,
+            seconds_per_layer=measured,
+            queue_s=load.queue_s,
+            sessions=load.sessions,
+            free_tokens=load.free_tokens,
+            total_tokens=load.total_tokens,
+            links={
+                link.peer_id: link.rtt_s / 2 for link in self._node.links()[:32] if link.rtt_s is not None
+            },
+            issued_at=now,
+            expires_at=expires_at,
+        )
+
+
+class _StopSignals:
+    """First SIGINT or SIGTERM: leave in order. Second: leave at once."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._arrived)
+
+    def _arrived(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+    def uninstall(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.remove_signal_handler(number)

@@ -1,0 +1,126 @@
+"""Runs queued steps on the device, one at a time, in the order the scheduler chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swarm.core.errors import PeerError, RequestError, SwarmError
+from swarm.peer.executor import Done, Executor
+from swarm.peer.scheduler import DECODE_TOKENS, Waiting, choose_next
+from swarm.peer.sessions import HopSession
+from swarm.shards.step import Step, StepTensors
+from swarm.wire.messages import StepMessage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A step that ran or failed: its output or the error, and what it cost in seconds."""
+
+    session: HopSession
+    message: StepMessage
+    output: StepTensors | None
+    error: SwarmError | None
+    queue_s: float
+    compute_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    waiting: Waiting
+    session: HopSession
+    run: Callable[[], object]
+    done: Callable[[object, BaseException | None, float, float], None]
+
+
+class Worker:
+    """Queue in front of the executor. For the event loop only; `deliver` is called there for every finished step."""
+
+    def __init__(self, executor: Executor, deliver: Callable[[Finished], None]) -> None:
+        self._executor = executor
+        self._deliver = deliver
+        self._queue: list[_Queued] = []
+        self._running: _Queued | None = None
+        self.decode_s: float | None = None
+        self.tokens_done = 0
+
+    @property
+    def queue_s(self) -> float:
+        """What a new step would wait, roughly: queued steps times the usual time of a step, in seconds."""
+        return len(self._queue) * (self.decode_s or 0.0)
+
+    def submit(self, session: HopSession, message: StepMessage, step: Step) -> None:
+        """Queue one step."""
+        size = step.tensors.rows * step.tensors.tokens
+
+        def done(result: object, error: BaseException | None, queue_s: float, compute_s: float) -> None:
+            if isinstance(result, StepTensors):
+                self._measure(size, compute_s)
+                self._deliver(Finished(session, message, result, None, queue_s, compute_s))
+            else:
+                assert error is not None
+                self._deliver(Finished(session, message, None, _as_ours(error), queue_s, compute_s))
+
+        self._enqueue(session, size, lambda: session.shard.apply(step), done)
+
+    def settled(self, session: HopSession) -> asyncio.Future[None]:
+        """Completes when every step queued for this session before has run."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(result: object, error: BaseException | None, queue_s: float, compute_s: float) -> None:
+            if not future.cancelled():
+                future.set_result(None)
+
+        self._enqueue(session, 1, lambda: None, done)
+        return future
+
+    def forget(self, session: HopSession) -> None:
+        """Drop what is queued for a session that ended."""
+        gone = [queued for queued in self._queue if queued.session is session]
+        self._queue = [queued for queued in self._queue if queued.session is not session]
+        for queued in gone:
+            queued.done(None, PeerError("the session was closed"), 0.0, 0.0)
+
+    def _enqueue(
+        self,
+        session: HopSession,
+        tokens: int,
+        run: Callable[[], object],
+        done: Callable[[object, BaseException | None, float, float], None],
+    ) -> None:
+        self._queue.append(_Queued(Waiting(session.id, tokens, time.monotonic()), session, run, done))
+        self._start_next()
+
+    def _start_next(self) -> None:
+        if self._running is not None or not self._queue:
+            return
+        now = time.monotonic()
+        queued = self._queue.pop(choose_next([q.waiting for q in self._queue], now))
+        self._running = queued
+        self._executor.submit(queued.run, self._finish(queued, now))
+
+    def _finish(self, queued: _Queued, started_s: float) -> Done:
+        def done(result: object, error: BaseException | None) -> None:
+            self._running = None
+            compute_s = time.monotonic() - started_s
+            self._start_next()
+            queued.done(result, error, started_s - queued.waiting.arrived_s, compute_s)
+
+        return done
+
+    def _measure(self, size: int, compute_s: float) -> None:
+        self.tokens_done += size
+        if size <= DECODE_TOKENS:
+            self.decode_s = compute_s if self.decode_s is None else 0.9 * self.decode_s + 0.1 * compute_s
+
+
+def _as_ours(error: BaseException) -> SwarmError:
+    if isinstance(error, PeerError | RequestError):
+        return error
+    logger.error("a step failed in the layers", exc_info=error)
+    return PeerError(f"the layers failed: {type(error).__name__}: {str(error).strip().splitlines()[:1]}")

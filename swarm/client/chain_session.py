@@ -1,0 +1,235 @@
+"""One generation's session: a chain of hops, the inputs sent so far, and steps that survive the loss of hops.
+
+    step -> chain whole?  -- no -->  fill the gaps, or build a chain anew
+              | yes
+            send, wait   -- a hop failed -->  mark it lost, avoid its peer, again
+              | answered
+            hidden state
+
+A repeated step is harmless: hops recognise its number and answer from what they kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from swarm.client.hop import RemoteHop, SessionShape
+from swarm.client.inbox import Answer
+from swarm.client.repair import Past, Rebuild, Repairer, find_gap
+from swarm.client.shared import LoadedModel, Shared
+from swarm.client.waiting import PROBE_TIMEOUT_S, wait_for
+from swarm.core.errors import NextUnreachable, PeerError, SessionLost
+from swarm.shards.history import History
+from swarm.shards.step import Step, StepTensors
+from swarm.wire.messages import StepMessage
+from swarm.wire.tensors import pack
+
+logger = logging.getLogger(__name__)
+CHUNK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Positions `[start, start + n)` of a step in one message; `wanted` of them (the last ones) are the caller's."""
+
+    number: int
+    start: int
+    tensors: StepTensors
+    select_rows: tuple[int, ...] | None
+    wanted: int
+
+
+class ChainSession:
+    """Runs the steps of one sequence batch. For the event loop only; one step at a time.
+
+    Args:
+        max_tokens: positions per row the caller expects at most.
+        rollback: whether the caller may go back to earlier positions.
+    """
+
+    def __init__(self, shared: Shared, model: LoadedModel, *, max_tokens: int, rollback: bool) -> None:
+        self._shared = shared
+        self._model = model
+        self._max_tokens = max_tokens
+        self._rollback = rollback
+        self._history = History()
+        self._repairer = Repairer(shared, model.dtype)
+        self._precision: str | None = None
+        self._recorded = -1
+        self._hops_are_empty = True
+        self._answered = False
+        self.hops: list[RemoteHop] = []
+
+    async def step(self, step: Step, keep_last: int) -> Tensor:
+        """The hidden state `[B, n, H]` after the last layer; only the last `keep_last` positions count (0: all).
+
+        Raises:
+            RequestError: if the request is impossible.
+            SwarmUnavailable: if layers stay unserved until the deadline; the session can be resumed afterwards.
+        """
+        self._record(step)
+        failed_at_s: float | None = None
+        while True:
+            try:
+                await self._make_whole(step, failed_at_s)
+                hidden = await self._run(step, keep_last)
+            except PeerError as error:
+                failed_at_s = failed_at_s or time.monotonic()
+                await self._blame(error)
+            else:
+                if failed_at_s is not None and self._answered:
+                    self._shared.stats.stalled_s += time.monotonic() - failed_at_s
+                self._answered = True
+                self._shared.stats.steps += 1
+                return hidden
+
+    async def close(self) -> None:
+        """End the sessions on all hops."""
+        hops, self.hops = self.hops, []
+        await self._repairer.close(hops)
+
+    def _record(self, step: Step) -> None:
+        """Bring the client's own past up to and including this step."""
+        if step.number == self._recorded:
+            return  # the caller repeats a step that failed
+        self._recorded = step.number
+        history, traits = self._history, self._model.traits
+        if step.start < history.length:
+            if not traits.croppable or (traits.slides and not self._rollback):
+                self._abandon()  # hops of this model cannot go back, but can be fed again from the start
+            history.truncate(step.start)
+        if step.select_rows is not None and history.length:
+            history.select_rows(step.select_rows)
+        history.append(step.tensors)
+
+    def _abandon(self) -> None:
+        for hop in self.hops:
+            hop.lost = True
+
+    async def _make_whole(self, step: Step, failed_at_s: float | None) -> None:
+        if self.hops and find_gap(self.hops) is None:
+            return
+        began_s = failed_at_s or time.monotonic()
+        give_up_s = began_s + self._shared.config.unavailable_timeout_s
+        rows = step.tensors.rows
+        shape = SessionShape(
+            model_uid=self._shared.model_uid,
+            tokens=rows * max(self._max_tokens, self._history.length),
+            rollback=self._rollback,
+            timeout_s=self._shared.config.open_timeout_s,
+        )
+        if self._answered:
+            self._shared.stats.failovers += 1
+        try:
+            past = Past(self._history, step.number, self._chunk(step.tensors))
+            while self.hops and find_gap(self.hops) is not None:
+                self.hops = await self._repairer.fill(self.hops, shape, past, give_up_s)
+        except Rebuild:
+            await self.close()
+        if not self.hops:
+            self.hops = await self._repairer.build(shape, self._precision, give_up_s)
+            self._hops_are_empty = True
+            self._precision = self.hops[0].precision
+
+    def _chunk(self, tensors: StepTensors) -> int:
+        """Positions that fit into one message; 0 where this model's past must come in one piece."""
+        if not self._model.traits.chunkable:
+            return 0
+        per_token = sum(t.numel() * t.element_size() for t in tensors.named().values()) // tensors.tokens
+        return max(CHUNK_BYTES // max(per_token, 1), 1)
+
+    async def _run(self, step: Step, keep_last: int) -> Tensor:
+        outputs = []
+        for piece in self._pieces(step, keep_last):
+            hidden = await self._send(piece)
+            if piece.wanted:
+                outputs.append(hidden[:, -piece.wanted :])
+        self._hops_are_empty = False
+        found = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        missing = step.tensors.tokens - found.shape[1]
+        if missing == 0:
+            return found
+        return torch.cat([found.new_zeros(found.shape[0], missing, found.shape[2]), found], dim=1)
+
+    def _pieces(self, step: Step, keep_last: int) -> Iterator[_Piece]:
+        """The messages of this step; hops with empty caches get the whole past before it."""
+        fresh = self._hops_are_empty
+        first = 0 if fresh else step.start
+        end = step.start + step.tensors.tokens
+        wanted_from = end - keep_last if keep_last else step.start
+        chunk = self._chunk(step.tensors) or end - first
+        for start in range(first, end, chunk):
+            stop = min(start + chunk, end)
+            whole = (start, stop) == (step.start, end)
+            tensors = step.tensors if whole else self._history.slice(start, stop)
+            rows = step.select_rows if start == step.start and not fresh else None
+            yield _Piece(step.number, start, tensors, rows, max(stop - max(start, wanted_from), 0))
+
+    async def _send(self, piece: _Piece) -> Tensor:
+        """Run one piece through all hops; the client carries it over edges that peers cannot use themselves."""
+        began_s = time.monotonic()
+        tensors = piece.tensors
+        size = tensors.rows * tensors.tokens
+        begin = 0
+        for index, hop in enumerate(self.hops):
+            if hop.relayed or index == len(self.hops) - 1:
+                answer = await self._send_segment(self.hops[begin : index + 1], piece, tensors, size)
+                tensors = StepTensors.from_named(answer.tensors)
+                begin = index + 1
+        self._shared.deadline.observe(size, time.monotonic() - began_s)
+        return tensors.hidden
+
+    async def _send_segment(
+        self, hops: list[RemoteHop], piece: _Piece, tensors: StepTensors, size: int
+    ) -> Answer:
+        first, last = hops[0], hops[-1]
+        metas, payload = pack(tensors.named())
+        message = StepMessage(
+            session=first.session,
+            number=piece.number,
+            start=piece.start,
+            select_rows=None if piece.select_rows is None else list(piece.select_rows),
+            keep_last=max(piece.wanted, 1),
+            tensors=metas,
+        )
+
+        async def send() -> None:
+            await first.link.send(message, payload)
+
+        expectation = self._shared.inbox.expect(last, piece.number, self.hops)
+        try:
+            await send()
+            answer = await wait_for(self._shared, expectation, size, resend=send)
+        finally:
+            self._shared.inbox.forget(expectation)
+        assert isinstance(answer, Answer)
+        return answer
+
+    async def _blame(self, error: PeerError) -> None:
+        """Draw the consequences of a failure: which hops are lost, which peer is avoided."""
+        guilty = [hop for hop in self.hops if hop.peer_id == error.peer_id]
+        if isinstance(error, NextUnreachable) and guilty and await _lives(guilty[0]):
+            self._abandon()  # both ends live and cannot reach each other: build anew, the client carries that edge
+            return
+        logger.warning("%s; rerouting", error)
+        if error.peer_id is None:
+            self._abandon()
+            return
+        if not isinstance(error, SessionLost):
+            self._shared.navigator.failed(error.peer_id, str(error))
+        for hop in guilty:
+            hop.lost = True
+
+
+async def _lives(hop: RemoteHop) -> bool:
+    try:
+        await hop.inspect(PROBE_TIMEOUT_S)
+    except PeerError:
+        return False
+    return True

@@ -1,0 +1,92 @@
+"""One hop of a chain, as the client that opened it sees it."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+
+from swarm.core.span import Span
+from swarm.wire.link import Link
+from swarm.wire.messages import Close, Done, Inspect, NextHop, Open, Relink, Replay
+
+
+@dataclass(frozen=True, slots=True)
+class SessionShape:
+    """What every hop of a session is opened with; `tokens` are token rows."""
+
+    model_uid: str
+    tokens: int
+    rollback: bool
+    timeout_s: float
+
+
+@dataclass(slots=True, eq=False)
+class RemoteHop:
+    """A session of ours on one peer.
+
+    Attributes:
+        relayed: its output comes to the client, which carries it to the next hop, because the peers cannot reach
+            each other (or because it is the last hop).
+        lost: the peer died, or forgot the session.
+    """
+
+    link: Link
+    span: Span
+    precision: str
+    addresses: tuple[str, ...] = ()
+    session: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    relayed: bool = False
+    lost: bool = False
+
+    @property
+    def peer_id(self) -> str:
+        return self.link.peer_id
+
+    @property
+    def usable(self) -> bool:
+        return not self.lost and not self.link.closed
+
+    def as_next(self) -> NextHop:
+        """How a neighbour is told to send here."""
+        return NextHop(peer=self.peer_id, session=self.session, addresses=list(self.addresses))
+
+    async def open(self, shape: SessionShape, previous: str | None, following: RemoteHop | None) -> Done:
+        """Create the session on the peer.
+
+        Raises:
+            PeerError, RequestError: as `Link.request`; NextUnreachable if the peer cannot reach `following`.
+        """
+        return await self.link.request(
+            Open(
+                request=0,
+                session=self.session,
+                model_uid=shape.model_uid,
+                precision=self.precision,
+                start=self.span.start,
+                end=self.span.end,
+                tokens=shape.tokens,
+                rollback=shape.rollback,
+                previous=previous,
+                next=following.as_next() if following is not None else None,
+            ),
+            timeout_s=shape.timeout_s,
+        )
+
+    async def relink(self, previous: str | None, following: RemoteHop | None, timeout_s: float) -> Done:
+        """Tell the peer its new neighbours."""
+        hop = following.as_next() if following is not None else None
+        message = Relink(request=0, session=self.session, previous=previous, next=hop)
+        return await self.link.request(message, timeout_s=timeout_s)
+
+    async def replay(self, until: int, chunk: int, timeout_s: float) -> Done:
+        """Have the peer send its kept outputs to its next hop; answers with how far they go."""
+        message = Replay(request=0, session=self.session, until=until, chunk=chunk)
+        return await self.link.request(message, timeout_s=timeout_s)
+
+    async def inspect(self, timeout_s: float) -> Done:
+        """Ask for the session's length and last step."""
+        return await self.link.request(Inspect(request=0, session=self.session), timeout_s=timeout_s)
+
+    async def close(self, timeout_s: float) -> Done:
+        """End the session on the peer."""
+        return await self.link.request(Close(request=0, session=self.session), timeout_s=timeout_s)

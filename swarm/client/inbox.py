@@ -1,0 +1,123 @@
+"""Where answers of hops meet the sessions that wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from swarm.client.hop import RemoteHop
+from swarm.core.errors import PeerUnreachable, RequestError, SwarmError
+from swarm.wire.failures import error_of
+from swarm.wire.link import Link
+from swarm.wire.messages import HopTiming, Message, Output, Replayed, StepFailed
+from swarm.wire.tensors import unpack
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An output that reached the client: tensors by name, and what every hop spent on it."""
+
+    tensors: dict[str, torch.Tensor]
+    trace: tuple[HopTiming, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Expectation:
+    """One answer that is waited for: from the session `source`, for step `number` (None: the end of a replay).
+
+    It fails as soon as any of `hops` fails or loses its link.
+    """
+
+    source: RemoteHop
+    number: int | None
+    hops: tuple[RemoteHop, ...]
+    future: asyncio.Future[Answer | Replayed]
+
+    def fail(self, error: SwarmError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def settle(self, answer: Answer | Replayed) -> None:
+        if not self.future.done():
+            self.future.set_result(answer)
+
+
+class Inbox:
+    """Hands each answer to the expectation it fulfils; answers nobody waits for (any more) are dropped."""
+
+    def __init__(self) -> None:
+        self._expected: dict[bytes, Expectation] = {}
+        self._watched: set[Link] = set()
+
+    def expect(self, source: RemoteHop, number: int | None, hops: Iterable[RemoteHop]) -> Expectation:
+        """Start to wait. At most one answer per source session is waited for at a time; end with `forget`."""
+        assert source.session not in self._expected
+        expectation = Expectation(source, number, tuple(hops), asyncio.get_running_loop().create_future())
+        self._expected[source.session] = expectation
+        for hop in expectation.hops:
+            self._watch(hop.link)
+            if hop.link.closed:
+                expectation.fail(_gone(hop.link))
+        return expectation
+
+    def forget(self, expectation: Expectation) -> None:
+        """Wait no longer."""
+        self._expected.pop(expectation.source.session, None)
+        if expectation.future.done() and not expectation.future.cancelled():
+            expectation.future.exception()  # seen, so that asyncio does not report it
+
+    async def handle(self, link: Link, message: Message, payload: memoryview) -> None:
+        """The node's handler."""
+        match message:
+            case Output() | Replayed():
+                self._answered(link, message, payload)
+            case StepFailed():
+                self._failed(link, message)
+            case _:
+                raise RequestError(f"a client expects no {type(message).__name__}")
+
+    def _answered(self, link: Link, message: Output | Replayed, payload: memoryview) -> None:
+        expectation = self._expected.get(message.session)
+        if expectation is None or expectation.source.link.peer_id != link.peer_id:
+            return
+        if isinstance(message, Replayed):
+            if expectation.number is None:
+                expectation.settle(message)
+        elif expectation.number == message.number:
+            expectation.settle(Answer(unpack(message.tensors, payload), tuple(message.trace)))
+
+    def _failed(self, link: Link, message: StepFailed) -> None:
+        for expectation in list(self._expected.values()):
+            for hop in expectation.hops:
+                if hop.session == message.session and hop.link.peer_id == link.peer_id:
+                    self._blame(expectation, hop, message)
+
+    def _blame(self, expectation: Expectation, hop: RemoteHop, message: StepFailed) -> None:
+        """A failure names the hop that noticed it, and perhaps a neighbour that is the cause."""
+        if expectation.number is not None and message.number != expectation.number:
+            return
+        if message.peer is None:
+            expectation.fail(error_of(message.kind, message.message, hop.peer_id))
+        elif any(other.peer_id == message.peer for other in expectation.hops):
+            expectation.fail(error_of(message.kind, message.message, message.peer))
+
+    def _watch(self, link: Link) -> None:
+        if link not in self._watched:
+            self._watched.add(link)
+            link.on_close(self._link_closed)
+
+    def _link_closed(self, link: Link) -> None:
+        self._watched.discard(link)
+        for expectation in list(self._expected.values()):
+            if any(hop.link is link for hop in expectation.hops):
+                expectation.fail(_gone(link))
+
+
+def _gone(link: Link) -> PeerUnreachable:
+    return PeerUnreachable(f"the link to {link.peer_id} ended: {link.close_reason}", link.peer_id)

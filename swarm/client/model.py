@@ -1,0 +1,130 @@
+"""`SwarmModel`: a transformers model whose layers run on the peers of a swarm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, cast
+
+import torch
+
+from swarm.client.network import ModelFacts, Network
+from swarm.client.shared import LoadedModel
+from swarm.client.stats import ClientStats
+from swarm.core.config import ClientConfig, ModelConfig, Precision
+from swarm.core.errors import ConfigError, PeerIncompatible
+from swarm.routing.chain import Chain
+from swarm.shards.causal import load_client_model
+from swarm.shards.remote_layers import RemoteLayers
+from swarm.shards.source import ModelSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as _Base
+else:
+    _Base = object
+
+
+class SwarmModel(_Base):
+    """A causal language model of transformers, complete but for its layers: they run on peers.
+
+    `from_pretrained` returns an instance of the checkpoint's own class (`LlamaForCausalLM`, ...) that is also a
+    `SwarmModel`: `generate()`, `forward()` and everything else are transformers' own. May be used from several threads
+    at once; close it, or use it as a context manager.
+
+    Attributes:
+        swarm: the network it runs on.
+    """
+
+    swarm: Network
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str],
+        *,
+        peers: Sequence[str] | str,
+        dtype: str = "auto",
+        device: str = "cpu",
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        config: ClientConfig = ClientConfig(),  # noqa: B008 - frozen
+    ) -> Self:
+        """Join the swarm that serves `model` and load what runs here: embeddings, final norm and head.
+
+        Args:
+            model: `demo`, a local folder in the Hugging Face format, or a hub id.
+            peers: addresses of any nodes of the swarm, as `swarm serve` prints them.
+            dtype: `auto` (what the peers compute in), `float32`, `bfloat16` or `float16`.
+            device: where the client's part runs.
+
+        Raises:
+            ConfigError: if an argument is wrong.
+            ModelError: if the checkpoint cannot be used.
+            NodeError: if none of `peers` can be reached.
+            SwarmUnavailable: if no peer serves this checkpoint.
+        """
+        source = ModelSource.open(
+            ModelConfig(os.fspath(model), revision, token, Path(cache_dir) if cache_dir is not None else None)
+        )
+        addresses = (peers,) if isinstance(peers, str) else tuple(peers)
+        network = Network(ModelFacts(source.uid, source.name, source.n_layers), addresses, config)
+        try:
+            chosen = _choose_dtype(source, dtype, network)
+            loaded = load_client_model(source, network, dtype=chosen, device=device, mixin=cls)
+        except BaseException:
+            network.close()
+            raise
+        layers = cast(RemoteLayers, loaded.__dict__["remote_layers"])
+        network.attach(LoadedModel(layers.__dict__["traits"], _name(chosen)))
+        object.__setattr__(loaded, "swarm", network)
+        return cast(Self, loaded)
+
+    @property
+    def chain(self) -> Chain | None:
+        """The peers of the session opened last, in order; None while there is none."""
+        return self.swarm.chain
+
+    @property
+    def stats(self) -> ClientStats:
+        """Steps, failovers, replayed tokens and stalls so far."""
+        return self.swarm.stats
+
+    def close(self) -> None:
+        """End all sessions and leave the swarm; idempotent."""
+        self.swarm.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        chain = self.chain
+        route = str(chain) if chain is not None else "no session"
+        return (
+            f"SwarmModel({self.config.name_or_path or type(self).__name__!r}, {type(self).__name__}, {route})"
+        )
+
+
+def _choose_dtype(source: ModelSource, asked: str, network: Network) -> torch.dtype:
+    if asked not in ("auto", "float32", "bfloat16", "float16"):
+        raise ConfigError(f"dtype {asked!r}: use auto, float32, bfloat16 or float16")
+    own = source.dtype(cast(Precision, asked))
+    served = network.dtypes()
+    if _name(own) in served:
+        return own
+    if asked != "auto":
+        raise PeerIncompatible(
+            f"the peers compute in {', '.join(sorted(served))}, not in {asked}: use --dtype auto"
+        )
+    return source.dtype(cast(Precision, min(served)))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,192 @@
+"""The client's picture of the swarm: refreshes it, measures links, avoids peers that failed, and plans chains."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from swarm.core.config import ClientConfig
+from swarm.core.errors import PeerError, RequestError, SwarmUnavailable
+from swarm.core.precision import dtype_of
+from swarm.core.span import Span
+from swarm.routing.announcement import decode
+from swarm.routing.breaker import CircuitBreaker
+from swarm.routing.chain import Chain, ChainRequest, find_chain
+from swarm.routing.latency import LatencyTable
+from swarm.routing.records import BUCKETS, PeerRecord, model_key
+from swarm.routing.view import SwarmView
+from swarm.wire.messages import PROTOCOL_VERSION
+from swarm.wire.node import Node
+
+logger = logging.getLogger(__name__)
+MOST_MEASURED = 32
+MEASURE_TIMEOUT_S = 3.0
+POLL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ChainWish:
+    """What a chain is wanted for.
+
+    Attributes:
+        tokens: token rows that every hop must have room for.
+        dtype: in which activations travel.
+        source, sink: peers before and after the chain; None means this client.
+        precision: the only one to use; None takes the cheapest one of this dtype.
+    """
+
+    tokens: int
+    dtype: str
+    source: str | None = None
+    sink: str | None = None
+    precision: str | None = None
+
+
+class Navigator:
+    """Plans chains for one model. For the event loop only."""
+
+    def __init__(self, node: Node, model_uid: str, config: ClientConfig) -> None:
+        self._node = node
+        self._config = config
+        self._uid = model_uid
+        self._keys = [model_key(model_uid, bucket) for bucket in range(BUCKETS)]
+        self._latencies = LatencyTable()
+        self._breaker = CircuitBreaker()
+        self.view = SwarmView(model_uid)
+
+    async def refresh(self) -> None:
+        """Read the records again and measure links to peers that have none yet."""
+        bodies = await self._node.directory.fetch(self._keys)
+        self.view = SwarmView.of(
+            _readable(bodies), now=self._node.directory.now(), model_uid=self._uid, protocol=PROTOCOL_VERSION
+        )
+        self._latencies.publish(self.view.peers)
+        await self._measure()
+
+    async def run(self) -> None:
+        """Refresh for ever; a failed refresh keeps the old picture."""
+        while True:
+            await asyncio.sleep(self._config.refresh_s)
+            try:
+                await self.refresh()
+            except PeerError as error:
+                logger.info("the picture of the swarm could not be refreshed: %s", error)
+
+    async def _measure(self) -> None:
+        linked = {link.peer_id for link in self._node.links()}
+        now = time.monotonic()
+        fresh = [
+            r
+            for r in self.view.peers
+            if r.peer_id not in linked and not self._breaker.is_open(r.peer_id, now)
+        ]
+        await asyncio.gather(*(self._dial(record) for record in fresh[:MOST_MEASURED]))
+        self._observe_links()
+
+    def _observe_links(self) -> None:
+        for link in self._node.links():
+            if link.rtt_s is not None:
+                self._latencies.observe_rtt(self._node.peer_id, link.peer_id, link.rtt_s)
+
+    async def _dial(self, record: PeerRecord) -> None:
+        try:
+            await self._node.connect(record.peer_id, record.addresses, timeout_s=MEASURE_TIMEOUT_S)
+        except PeerError as error:
+            self.failed(record.peer_id, str(error))
+
+    def failed(self, peer_id: str, reason: str) -> None:
+        """Leave this peer alone for a while."""
+        logger.info("peer %s failed: %s", peer_id[-8:], reason)
+        self._breaker.record_failure(peer_id, time.monotonic())
+
+    def worked(self, peer_id: str) -> None:
+        """This peer answered."""
+        self._breaker.record_success(peer_id)
+
+    def addresses(self, peer_id: str) -> tuple[str, ...]:
+        record = self.view.get(peer_id)
+        return record.addresses if record is not None else ()
+
+    def plan(self, span: Span, request: ChainWish) -> Chain:
+        """The cheapest usable chain, from the picture as it is.
+
+        Raises:
+            RequestError: if the session is larger than the whole cache of every peer of some layer.
+            SwarmUnavailable: if some layers have no usable peer now.
+        """
+        self._observe_links()
+        self._check_size(span, request.tokens)
+        found: list[Chain] = []
+        failure: SwarmUnavailable | None = None
+        for precision in self._precisions(request):
+            try:
+                found.append(find_chain(self.view, span, self._chain_request(request, precision)))
+            except SwarmUnavailable as error:
+                failure = failure or error
+        if found:
+            return min(found, key=lambda chain: chain.cost_s)
+        assert failure is not None
+        raise failure
+
+    def _precisions(self, request: ChainWish) -> list[str]:
+        """The precisions to try; at least one, so that the search can say what is missing."""
+        if request.precision is not None:
+            return [request.precision]
+        return [p for p in self.view.precisions() if dtype_of(p) == request.dtype] or [request.dtype]
+
+    def _chain_request(self, request: ChainWish, precision: str) -> ChainRequest:
+        own = self._node.peer_id
+        return ChainRequest(
+            source=request.source or own,
+            sink=request.sink or own,
+            links=self._latencies,
+            tokens=request.tokens,
+            precision=precision,
+            avoid=self._breaker.open_peers(time.monotonic()),
+        )
+
+    def _check_size(self, span: Span, tokens: int) -> None:
+        for layer in range(span.start, span.end):
+            room = [r.total_tokens for r in self.view.peers if layer in r.span]
+            if room and max(room) < tokens:
+                raise RequestError(
+                    f"the prompt and the tokens to come need room for {tokens} cached tokens, and the largest cache that "
+                    f"serves layer {layer} holds {max(room)}: shorten the prompt or max tokens, or serve with a "
+                    "larger --cache-tokens"
+                )
+
+    async def wait_for_plan(self, span: Span, request: ChainWish, deadline_s: float) -> Chain:
+        """Like `plan`, but wait for peers until `deadline_s` (monotonic).
+
+        Raises:
+            SwarmUnavailable: naming the missing layers, when the deadline has passed.
+        """
+        told = ""
+        while True:
+            try:
+                return self.plan(span, request)
+            except SwarmUnavailable as error:
+                left = deadline_s - time.monotonic()
+                if left <= 0:
+                    raise SwarmUnavailable(
+                        f"{error} (waited {self._config.unavailable_timeout_s:g} s): start a peer for them with "
+                        "`swarm serve`, or try again later"
+                    ) from error
+                if str(error) != told:
+                    told = str(error)
+                    logger.warning("%s; waiting up to %.0f s for peers", told, left)
+            await asyncio.sleep(min(POLL_S, left))
+            await self.refresh()
+
+
+def _readable(bodies: Iterable[bytes]) -> list[PeerRecord]:
+    records = []
+    for body in bodies:
+        try:
+            records.append(decode(body))
+        except PeerError as error:
+            logger.debug("ignored a record: %s", error)
+    return records

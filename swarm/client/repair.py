@@ -1,0 +1,210 @@
+"""Building a chain, and filling the gaps that lost hops leave in one.
+
+A gap is filled by peers whose caches are made by replaying what the hop before it kept (for a gap at the front: what
+the client kept). The hops behind the gap keep their caches. Where that is impossible - nobody survived, or two
+neighbours cannot reach each other, so that the client must carry an edge - `Rebuild` asks for a fresh chain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swarm.client.hop import RemoteHop, SessionShape
+from swarm.client.navigator import ChainWish
+from swarm.client.shared import Shared
+from swarm.client.waiting import wait_for
+from swarm.core.errors import NextUnreachable, PeerError, SwarmError
+from swarm.core.span import Span
+from swarm.routing.chain import Chain
+from swarm.shards.history import History
+from swarm.wire.messages import ReplayInfo, StepMessage
+from swarm.wire.tensors import pack
+
+logger = logging.getLogger(__name__)
+
+
+class Rebuild(Exception):
+    """The chain cannot be mended in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What is replayed into replacements: the client's inputs, the last step's number, positions per message (0: all)."""
+
+    history: History
+    number: int
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """Lost hops `[first, last]` of a chain, by index."""
+
+    first: int
+    last: int
+
+    def span(self, hops: Sequence[RemoteHop]) -> Span:
+        return Span(hops[self.first].span.start, hops[self.last].span.end)
+
+
+def find_gap(hops: Sequence[RemoteHop]) -> _Gap | None:
+    """The first run of hops that cannot be used."""
+    first = next((i for i, hop in enumerate(hops) if not hop.usable), None)
+    if first is None:
+        return None
+    last = first
+    while last + 1 < len(hops) and not hops[last + 1].usable:
+        last += 1
+    return _Gap(first, last)
+
+
+class Repairer:
+    """Opens hops for one session."""
+
+    def __init__(self, shared: Shared, dtype: str) -> None:
+        self._shared = shared
+        self._dtype = dtype
+
+    async def build(self, shape: SessionShape, precision: str | None, give_up_s: float) -> list[RemoteHop]:
+        """A fresh chain over all layers; nothing is in its caches.
+
+        Raises:
+            SwarmUnavailable: if layers stay unserved until `give_up_s` (monotonic).
+            PeerError: if a peer fails meanwhile; its `peer_id` is set.
+        """
+        wish = ChainWish(tokens=shape.tokens, dtype=self._dtype, precision=precision)
+        chain = await self._shared.navigator.wait_for_plan(Span(0, self._shared.layers), wish, give_up_s)
+        return await self._open(chain, shape, None, None)
+
+    async def fill(
+        self, hops: list[RemoteHop], shape: SessionShape, past: Past, give_up_s: float
+    ) -> list[RemoteHop]:
+        """The chain with its first gap filled, its new hops' caches made.
+
+        Raises:
+            Rebuild: if the gap cannot be filled in place.
+            SwarmUnavailable, PeerError: as `build`.
+        """
+        gap = find_gap(hops)
+        assert gap is not None
+        before = hops[gap.first - 1] if gap.first else None
+        after = hops[gap.last + 1] if gap.last + 1 < len(hops) else None
+        if before is None and after is None:
+            raise Rebuild
+        wish = ChainWish(
+            tokens=shape.tokens,
+            dtype=self._dtype,
+            source=before.peer_id if before else None,
+            sink=after.peer_id if after else None,
+            precision=hops[0].precision,
+        )
+        chain = await self._shared.navigator.wait_for_plan(gap.span(hops), wish, give_up_s)
+        new = await self._open(chain, shape, before, after)
+        repaired = [*hops[: gap.first], *new, *hops[gap.last + 1 :]]
+        try:
+            if any(hop.relayed for hop in (new if after else new[:-1])):
+                raise Rebuild
+            await self._link(repaired, gap.first, len(new), shape.timeout_s)
+            await self._replay(before, new, past)
+        except (SwarmError, Rebuild):
+            await self.close(new)
+            raise
+        return repaired
+
+    async def _open(
+        self, chain: Chain, shape: SessionShape, before: RemoteHop | None, after: RemoteHop | None
+    ) -> list[RemoteHop]:
+        new = [await self._connect(hop.peer_id, hop.span, chain.precision) for hop in chain.hops]
+        previous = [before, *new[:-1]]
+        following = [*new[1:], after]
+        results = await asyncio.gather(
+            *(self._open_one(hop, shape, p, f) for hop, p, f in zip(new, previous, following, strict=True)),
+            return_exceptions=True,
+        )
+        errors = [result for result in results if isinstance(result, BaseException)]
+        if errors:
+            await self.close(new)
+            raise errors[0]
+        for hop in new:
+            self._shared.navigator.worked(hop.peer_id)
+        return new
+
+    async def _connect(self, peer_id: str, span: Span, precision: str) -> RemoteHop:
+        addresses = self._shared.navigator.addresses(peer_id)
+        link = await self._shared.node.connect(
+            peer_id, addresses, timeout_s=self._shared.config.open_timeout_s
+        )
+        return RemoteHop(link, span, precision, addresses)
+
+    async def _open_one(
+        self, hop: RemoteHop, shape: SessionShape, before: RemoteHop | None, after: RemoteHop | None
+    ) -> None:
+        previous = before.peer_id if before else None
+        try:
+            await hop.open(shape, previous, after)
+        except NextUnreachable as error:
+            logger.info("%s; the client carries this edge itself", error)
+            hop.relayed = True
+            await hop.open(shape, previous, None)
+
+    async def _link(self, hops: Sequence[RemoteHop], first: int, count: int, timeout_s: float) -> None:
+        """Make the neighbours of the new hops `[first, first + count)` know them."""
+        end = first + count
+        if end < len(hops):
+            following = hops[end + 1] if end + 1 < len(hops) and not hops[end].relayed else None
+            await hops[end].relink(
+                hops[end - 1].peer_id, following if following and following.usable else None, timeout_s
+            )
+        if first:
+            previous = hops[first - 2].peer_id if first > 1 else None
+            try:
+                await hops[first - 1].relink(previous, hops[first], timeout_s)
+            except NextUnreachable as error:
+                raise Rebuild from error
+            hops[first - 1].relayed = False
+
+    async def _replay(self, before: RemoteHop | None, new: Sequence[RemoteHop], past: Past) -> None:
+        """Make the caches of the new hops."""
+        shared = self._shared
+        involved = new if before is None else (before, *new)
+        expectation = shared.inbox.expect(new[-1], None, involved)
+        try:
+            if before is None:
+                length = past.history.length
+                await self._replay_own(new[0], new[-1].span.end, past)
+            else:
+                done = await before.replay(new[-1].span.end, past.chunk, shared.config.step_timeout_s)
+                length = done.length
+            if length:
+                await wait_for(shared, expectation, length * past.history.rows)
+                shared.stats.replayed_tokens += length
+        finally:
+            shared.inbox.forget(expectation)
+
+    async def _replay_own(self, hop: RemoteHop, until: int, past: Past) -> None:
+        length = past.history.length
+        chunk = past.chunk or length
+        for start in range(0, length, chunk):
+            end = min(start + chunk, length)
+            metas, payload = pack(past.history.slice(start, end).named())
+            info = ReplayInfo(until=until, last=end == length)
+            step = StepMessage(
+                session=hop.session, number=past.number, start=start, replay=info, tensors=metas
+            )
+            await hop.link.send(step, payload)
+
+    async def close(self, hops: Sequence[RemoteHop]) -> None:
+        """End the sessions of these hops as far as their peers can be reached; nobody waits for a hanging one."""
+        live = [hop for hop in hops if hop.usable]
+        for hop in hops:
+            hop.lost = True
+        await asyncio.gather(*(self._close_one(hop) for hop in live))
+
+    async def _close_one(self, hop: RemoteHop) -> None:
+        try:
+            await hop.close(timeout_s=1.0)
+        except PeerError as error:
+            logger.debug("could not close a session at %s: %s", hop.peer_id, error)

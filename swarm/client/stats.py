@@ -1,0 +1,22 @@
+"""What happened while a model generated: counts and seconds that users, the CLI and tests read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class ClientStats:
+    """Totals over all sessions of one model.
+
+    Attributes:
+        steps: steps that were answered.
+        failovers: repairs of a chain that had answered before.
+        replayed_tokens: positions sent again into replacements.
+        stalled_s: seconds that steps spent in repairs, waiting for missing layers included.
+    """
+
+    steps: int = 0
+    failovers: int = 0
+    replayed_tokens: int = 0
+    stalled_s: float = 0.0

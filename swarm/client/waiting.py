@@ -1,0 +1,59 @@
+"""Waiting for an answer without trusting that it comes: past the usual time, the hops are asked whether they live."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from swarm.client.inbox import Answer, Expectation
+from swarm.client.shared import Shared
+from swarm.core.errors import PeerError, PeerTimeout
+from swarm.wire.messages import Replayed
+
+PROBE_TIMEOUT_S = 2.0
+
+
+async def wait_for(
+    shared: Shared, expectation: Expectation, tokens: int, resend: Callable[[], Awaitable[None]] | None = None
+) -> Answer | Replayed:
+    """The answer to `expectation`, which stands for `tokens` token rows of work.
+
+    `resend` sends the step again when all hops live but nothing came; hops answer a repeated step from what they kept.
+
+    Raises:
+        PeerError: naming the peer that failed, hangs, or never finishes.
+        RequestError: if a hop refused the step.
+    """
+    allowed_s = shared.deadline.allowed_s(tokens)
+    last_s = time.monotonic() + max(shared.config.step_timeout_s, allowed_s)
+    while True:
+        try:
+            async with asyncio.timeout(allowed_s):
+                return await asyncio.shield(expectation.future)
+        except TimeoutError:
+            laggard = await _slowest(expectation)
+        if time.monotonic() >= last_s:
+            raise PeerTimeout(
+                f"{laggard} did not finish a step in {shared.config.step_timeout_s:g} s", laggard
+            )
+        allowed_s *= 2
+        if resend is not None:
+            await resend()
+
+
+async def _slowest(expectation: Expectation) -> str:
+    """The first hop that has not done the step; raises the error of a hop that does not answer at all."""
+    answers = await asyncio.gather(
+        *(hop.inspect(PROBE_TIMEOUT_S) for hop in expectation.hops), return_exceptions=True
+    )
+    for answer in answers:
+        if isinstance(answer, PeerError):
+            raise answer
+        if isinstance(answer, BaseException):
+            raise answer
+    number = expectation.number if expectation.number is not None else 0
+    for hop, answer in zip(expectation.hops, answers, strict=True):
+        if not isinstance(answer, BaseException) and answer.step < number:
+            return hop.peer_id
+    return expectation.source.peer_id
