@@ -33,9 +33,19 @@ HEAVY = (
     "transformers.models.llama.modeling_llama",
     "transformers.generation.utils",
     "hivemind",
+    "netaddr",  # this and the next are imported when the first address is read
+    "cid",
     "uvloop",
 )
-PACKAGES = ("swarm.routing", "swarm.security", "swarm.wire", "swarm.shards", "swarm.peer", "swarm.cli")
+PACKAGES = (
+    "swarm.routing",
+    "swarm.security",
+    "swarm.wire",
+    "swarm.shards",
+    "swarm.client",
+    "swarm.peer",
+    "swarm.cli",
+)
 _PR_SET_PDEATHSIG = 1
 
 
