@@ -26,7 +26,7 @@ EXTREME_COUNTS = st.sampled_from((0, 1, 1 << 40))
 
 @st.composite
 def hostile_records(draw: st.DrawFn) -> PeerRecord:
-    layers = draw(st.sampled_from((N_LAYERS, N_LAYERS, N_LAYERS, 1, 4096)))
+    layers = draw(st.sampled_from((N_LAYERS, N_LAYERS, N_LAYERS, 1, 300)))
     start = draw(st.sampled_from((0, 0, layers // 2, layers - 1)))
     return make_record(
         draw(st.sampled_from(("a", "b", "c", "client"))),
@@ -53,7 +53,7 @@ def hostile_swarms(draw: st.DrawFn) -> list[PeerRecord]:
 
 
 @pytest.mark.slow
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=100, derandomize=True, deadline=None)
 @given(hostile_swarms(), st.integers(1, 1 << 32), st.integers(1, 5000))
 def test_every_decision_survives_hostile_records(
     records: list[PeerRecord], tokens: int, capacity: int
