@@ -17,7 +17,6 @@ PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"
 SPECIAL_TOKENS = (PAD, BOS, EOS, SYSTEM, USER, ASSISTANT)
 
-STORY_SHARE = 0.05  # of the documents, which is about 0.4 of the text
 HELD_OUT_ONE_IN = 8
 
 PLAIN_SUMS = ("{a} + {b} = {c}", "{a} + {b} = {c}", "{a} + {b} = {c}", "{a}+{b}={c}")
@@ -95,15 +94,23 @@ def held_out(a: int, b: int) -> bool:
 
 def held_out_sums(n: int, seed: int = 0) -> list[tuple[int, int]]:
     """`n` different pairs of two-digit numbers that training never added, the same ones for the same seed."""
-    pairs = [(a, b) for a in range(10, 100) for b in range(10, 100) if held_out(a, b)]
-    return Random(seed).sample(pairs, n)
+    return Random(seed).sample(all_held_out_sums(), n)
 
 
-def documents(seed: int) -> Iterator[str]:
-    """Endless training documents, the same ones for the same seed; somewhat more than half of the text is sums."""
+def all_held_out_sums() -> list[tuple[int, int]]:
+    """Every pair of two-digit numbers that training never added."""
+    return [(a, b) for a in range(10, 100) for b in range(10, 100) if held_out(a, b)]
+
+
+def documents(seed: int, story_share: float = 0.05) -> Iterator[str]:
+    """Endless training documents, the same ones for the same seed.
+
+    `story_share` counts documents, and a story is about as long as a dozen sums: 0.05 makes 0.4 of the text
+    stories, 0.2 makes it 0.8.
+    """
     rng = Random(seed)
     while True:
-        yield _story_document(rng) if rng.random() < STORY_SHARE else _short_document(rng)
+        yield _story_document(rng) if rng.random() < story_share else _short_document(rng)
 
 
 def chat(turns: list[tuple[str, str]], system: str | None = None) -> str:

@@ -1,8 +1,8 @@
-"""Trains the demo model: `python -m swarm.builtin.train [--out DIR] [--steps N] [--threads N] [--device cpu]`.
+"""Trains the demo model: `python -m swarm.builtin.train [--out DIR] [--threads N] [--device cpu] [--resume DIR]`.
 
 Text comes from `corpus.py`, so nothing is downloaded. Rows are packed from whole documents, each starting with one,
-and the loss covers every token. Every `EVAL_EVERY` steps the best checkpoint so far is kept, judged by sums that
-training never shows.
+and the loss covers every token. Every `EVAL_EVERY` steps the checkpoint is saved, and sums that training never shows
+are asked.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from swarm.builtin.tokenizer import MAX_POSITIONS, train_tokenizer
 log = logging.getLogger("swarm.builtin.train")
 
 TOKENIZER_DOCUMENTS = 8000
+TOKENS_PER_STEP = 2048
+WARMUP_STEPS = 100
+WEIGHT_DECAY = 0.05
+SEED = 7
+LOG_EVERY = 50
 EVAL_EVERY = 250
 EVAL_SUMS = 200
 SAMPLE_PROMPTS = ("<|bos|>Once upon a time", "<|bos|><|user|>Tell me a story about an owl.<|assistant|>")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the outcome besides the corpus."""
+class Phase:
+    """A stretch of training with its own mixture of text; lr warms up, then falls along a cosine."""
 
-    steps: int = 5000
-    warmup_steps: int = 100
-    tokens_per_step: int = 2048
-    row_tokens: tuple[int, ...] = (
-        256,
-        128,
-        256,
-        128,
-        256,
-        128,
-        256,
-        1024,
-    )  # taken in turn; long rows teach reach
-    lr: float = 2e-3
-    final_lr: float = 0.02  # share of `lr`
-    weight_decay: float = 0.05
-    autocast: torch.dtype = torch.bfloat16  # of the forward pass; weights and optimizer stay float32
-    seed: int = 7
+    steps: int
+    story_share: float  # of the documents
+    row_tokens: tuple[int, ...]  # taken in turn; long rows teach reach
+    lr: float
+    final_lr: float
+    seed: int
+
+
+# Adding is the harder skill and comes first; then whole stories, with enough sums to keep it.
+PHASES = (
+    Phase(2000, 0.05, (256, 128, 256, 128, 256, 128, 256, 1024), lr=2e-3, final_lr=1.3e-3, seed=8),
+    Phase(2000, 0.20, (256, 256, 512, 256, 256, 256, 512, 1024), lr=1.5e-3, final_lr=2e-5, seed=9),
+)
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -82,13 +82,13 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return model
 
 
-def packed_rows(tokenizer: PreTrainedTokenizerFast, seed: int, recipe: Recipe) -> Iterator[torch.Tensor]:
-    """Endless batches of token ids [rows, row_tokens]; a row starts with a document and its last one is cut."""
-    texts = documents(seed)
-    for step in _count():
-        length = recipe.row_tokens[step % len(recipe.row_tokens)]
+def packed_rows(tokenizer: PreTrainedTokenizerFast, phase: Phase) -> Iterator[torch.Tensor]:
+    """One batch of token ids [rows, row_tokens] a step; a row starts with a document and its last one is cut."""
+    texts = documents(phase.seed, phase.story_share)
+    for step in range(phase.steps):
+        length = phase.row_tokens[step % len(phase.row_tokens)]
         rows = []
-        for _ in range(recipe.tokens_per_step // length):
+        for _ in range(TOKENS_PER_STEP // length):
             row: list[int] = []
             while len(row) < length:
                 row += tokenizer.backend_tokenizer.encode(next(texts), add_special_tokens=False).ids
@@ -96,35 +96,44 @@ def packed_rows(tokenizer: PreTrainedTokenizerFast, seed: int, recipe: Recipe) -
         yield torch.tensor(rows)
 
 
-def train(out: Path, recipe: Recipe, device: str) -> float:
-    """Trains, keeps the best checkpoint in `out`, and returns its share of right held-out sums."""
-    torch.manual_seed(recipe.seed)
-    tokenizer = train_tokenizer(islice(documents(recipe.seed), TOKENIZER_DOCUMENTS))
-    with torch.device(device):
-        model = build_model(tokenizer)
+def train(out: Path, device: str, resume: Path | None = None) -> float:
+    """Trains, leaves the checkpoint in `out`, and returns its share of right held-out sums.
+
+    With `resume`, the folder of a checkpoint that went through the first phase, only the last phase is run.
+    """
+    torch.manual_seed(SEED)
+    if resume is None:
+        tokenizer = train_tokenizer(islice(documents(SEED), TOKENIZER_DOCUMENTS))
+        with torch.device(device):
+            model = build_model(tokenizer)
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(resume)
+        model = LlamaForCausalLM.from_pretrained(resume, attn_implementation="eager", device_map=device)
     log.info("%d parameters, %d tokens in the vocabulary", model.num_parameters(), len(tokenizer))
-    optimizer = _optimizer(model, recipe)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_share(step, recipe))
-    best, losses = -1.0, 0.0
-    batches = packed_rows(tokenizer, recipe.seed + 1, recipe)
-    for step, batch in enumerate(islice(batches, recipe.steps), start=1):
-        losses += _train_step(model, batch.to(device), optimizer, recipe)
+    for phase in PHASES if resume is None else PHASES[-1:]:
+        _run_phase(model, tokenizer, phase, out)
+    return _evaluate(model, tokenizer)
+
+
+def _run_phase(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, phase: Phase, out: Path) -> None:
+    optimizer = _optimizer(model, phase)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_at(step, phase) / phase.lr)
+    losses = 0.0
+    for step, batch in enumerate(packed_rows(tokenizer, phase), start=1):
+        losses += _train_step(model, batch.to(model.device), optimizer)
         schedule.step()
-        if step % 50 == 0:
-            log.info("step %d  loss %.4f  lr %.1e", step, losses / 50, schedule.get_last_lr()[0])
+        if step % LOG_EVERY == 0:
+            log.info("step %d  loss %.4f  lr %.1e", step, losses / LOG_EVERY, schedule.get_last_lr()[0])
             losses = 0.0
-        if step % EVAL_EVERY == 0 or step == recipe.steps:
-            score = _evaluate(model, tokenizer)
-            if score >= best:
-                best = score
-                _save(model, tokenizer, out)
-    return best
+        if step % EVAL_EVERY == 0:
+            _evaluate(model, tokenizer)
+            _save(model, tokenizer, out)
+    _save(model, tokenizer, out)
 
 
-def _train_step(
-    model: LlamaForCausalLM, ids: torch.Tensor, optimizer: torch.optim.Optimizer, recipe: Recipe
-) -> float:
-    with torch.autocast(ids.device.type, recipe.autocast):
+def _train_step(model: LlamaForCausalLM, ids: torch.Tensor, optimizer: torch.optim.Optimizer) -> float:
+    # bfloat16 only inside the forward pass: weights and optimizer stay float32.
+    with torch.autocast(ids.device.type, torch.bfloat16):
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits
     loss = functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
     optimizer.zero_grad(set_to_none=True)
@@ -147,33 +156,23 @@ def _evaluate(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> fl
     return min(plain, chat)
 
 
-def _optimizer(model: LlamaForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
+def _optimizer(model: LlamaForCausalLM, phase: Phase) -> torch.optim.AdamW:
     matrices = [weight for weight in model.parameters() if weight.ndim >= 2]
     gains = [weight for weight in model.parameters() if weight.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": gains, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
+    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": gains, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=phase.lr, betas=(0.9, 0.98), fused=True)
 
 
-def _lr_share(step: int, recipe: Recipe) -> float:
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    return recipe.final_lr + (1 - recipe.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+def _lr_at(step: int, phase: Phase) -> float:
+    if step < WARMUP_STEPS:
+        return phase.lr * (step + 1) / WARMUP_STEPS
+    done = (step - WARMUP_STEPS) / max(1, phase.steps - WARMUP_STEPS)
+    return phase.final_lr + (phase.lr - phase.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-
-
-def _count() -> Iterator[int]:
-    step = 0
-    while True:
-        yield step
-        step += 1
 
 
 def main() -> None:
@@ -182,13 +181,15 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=demo_path(), help="folder of the checkpoint (default: the shipped one)"
     )
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument(
+        "--resume", type=Path, help="checkpoint after the first phase: run only the last phase"
+    )
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
-    score = train(options.out, Recipe(steps=options.steps), options.device)
+    score = train(options.out, options.device, options.resume)
     log.info("saved %s, held-out sums right: %.3f", options.out, score)
 
 
