@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
+from time import perf_counter
 from typing import Any
 
 from swarm.core.errors import (
@@ -24,7 +25,7 @@ from swarm.core.errors import (
     SwarmError,
 )
 from swarm.wire.failures import error_of, failed_of
-from swarm.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame
+from swarm.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame, encode_head
 from swarm.wire.messages import Done, Failed, Hello, Message, Ping, Pong, Request
 from swarm.wire.stream import FrameStream
 
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 Handler = Callable[["Link", Message, memoryview], Awaitable[None]]
 _MAX_QUEUED_FRAMES = 64
 _MAX_QUEUED_BYTES = 32 << 20
-_RTT_GAIN = 0.25
+_RTT_UP, _RTT_DOWN = 0.125, 0.5  # a ping may be late for many reasons, but never early
 _MAX_NONCE = 1 << 53
 
 
@@ -110,8 +111,8 @@ class Link:
             PeerTimeout: if it says nothing.
             PeerUnreachable: if it hangs up.
         """
+        writer.write(encode_head(self._hello, 0))  # before what came early is read, and perhaps answered
         await self._stream.take_over(reader, writer)
-        self._stream.send_now(self._hello)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._greeted
@@ -190,7 +191,7 @@ class Link:
             self._stream.abort(f"nothing came for {silence_s:g} s")
             return
         self._ping_nonce = (self._ping_nonce + 1) % _MAX_NONCE
-        self._ping_sent_s = None if self._stream.busy else now
+        self._ping_sent_s = None if self._stream.busy else perf_counter()
         self._stream.send_now(Ping(nonce=self._ping_nonce))
 
     # receiving ----------------------------------------------------------------------------------------------------
@@ -245,10 +246,10 @@ class Link:
     def _on_pong(self, pong: Pong) -> None:
         if pong.nonce != self._ping_nonce or self._ping_sent_s is None:
             return
-        sample_s = self._loop.time() - self._ping_sent_s
+        sample_s = perf_counter() - self._ping_sent_s  # uvloop's own clock counts milliseconds
         self._ping_sent_s = None
         if not self._stream.busy:
-            self.rtt_s = sample_s if self.rtt_s is None else self.rtt_s + _RTT_GAIN * (sample_s - self.rtt_s)
+            self.rtt_s = _smoothed(self.rtt_s, sample_s)
 
     def _on_answer(self, answer: Done | Failed) -> None:
         waiting = self._pending.get(answer.request)
@@ -302,3 +303,9 @@ class Link:
         return PeerUnreachable(
             f"the link to peer {self.peer_id} is closed: {self.close_reason}", self.peer_id
         )
+
+
+def _smoothed(rtt_s: float | None, sample_s: float) -> float:
+    if rtt_s is None:
+        return sample_s
+    return rtt_s + (_RTT_UP if sample_s > rtt_s else _RTT_DOWN) * (sample_s - rtt_s)

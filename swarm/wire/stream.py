@@ -18,6 +18,7 @@ from swarm.wire.messages import Message
 _ONE_WRITE_BYTES = 256 << 10
 _HIGH_WATER_BYTES = 1 << 20
 _MAX_WAITING = 64
+_ENDED = "the other end closed the stream, or the connection was lost"
 
 
 class FrameStream(asyncio.BufferedProtocol):
@@ -63,7 +64,7 @@ class FrameStream(asyncio.BufferedProtocol):
         early = await reader.read()
         self._received(lambda: self._decoder.feed(early))
         if ended or transport.is_closing():
-            self.close("the other end closed the stream")
+            self.close(_ENDED)
         elif self._reading:
             transport.resume_reading()
 
@@ -171,11 +172,11 @@ class FrameStream(asyncio.BufferedProtocol):
         self._received(lambda: self._decoder.filled(nbytes))
 
     def eof_received(self) -> bool:
-        self.close("the other end closed the stream")
+        self.close(_ENDED)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.close("the connection was lost")
+        self.close(_ENDED)
         self.lost.set()
 
     def pause_writing(self) -> None:

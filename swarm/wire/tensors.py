@@ -54,7 +54,10 @@ def unpack(
         part = memoryview(payload)[offset : offset + size]
         if offset % ITEM_BYTES[meta.dtype]:
             part = memoryview(bytearray(part))  # torch wants aligned memory
-        flat = torch.frombuffer(part, dtype=getattr(torch, meta.dtype))
+        if meta.dtype == "bool":
+            flat = torch.frombuffer(part, dtype=torch.uint8) != 0  # a bool with other bits set is undefined
+        else:
+            flat = torch.frombuffer(part, dtype=getattr(torch, meta.dtype))
         tensors[meta.name] = flat.reshape(meta.shape)
         offset += size
     return tensors

@@ -1,0 +1,111 @@
+"""Tensors on the wire: bit for bit the same, without copies, and only of exactly the announced size."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from swarm.core.errors import PeerIncompatible
+from swarm.wire.messages import DType, TensorMeta
+from swarm.wire.tensors import pack, unpack
+
+DTYPES: list[DType] = ["float32", "bfloat16", "float16", "int64", "bool"]
+
+
+def joined(views: list[memoryview]) -> memoryview:
+    return memoryview(bytearray(b"".join(views)))
+
+
+def sample(dtype: DType) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    numbers = torch.randn(2, 3, 5, generator=generator) * 100
+    return numbers > 0 if dtype == "bool" else numbers.to(getattr(torch, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_tensor_comes_back_bit_for_bit(dtype: DType) -> None:
+    tensor = sample(dtype)
+    metas, views = pack({"hidden": tensor})
+    assert metas == [TensorMeta(name="hidden", dtype=dtype, shape=[2, 3, 5])]
+    assert torch.equal(unpack(metas, joined(views))["hidden"], tensor)
+
+
+def test_special_numbers_come_back() -> None:
+    tensor = torch.tensor([float("nan"), float("inf"), -0.0, 1e-45])
+    metas, views = pack({"hidden": tensor})
+    back = unpack(metas, joined(views))["hidden"]
+    assert torch.equal(back.view(torch.int32), tensor.view(torch.int32))
+
+
+def test_several_tensors_stand_one_after_the_other_in_any_alignment() -> None:
+    tensors = {
+        "mask": torch.ones(1, 3, dtype=torch.bool),
+        "positions": torch.arange(3)[None],
+        "carry.0": torch.ones(1),
+    }
+    metas, views = pack(tensors)
+    back = unpack(metas, joined(views))
+    assert list(back) == list(tensors)
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+
+
+def test_transposed_and_sliced_tensors_are_sent_in_order() -> None:
+    tensor = torch.arange(24.0).reshape(2, 3, 4).transpose(1, 2)[:, ::2]
+    metas, views = pack({"hidden": tensor})
+    assert torch.equal(unpack(metas, joined(views))["hidden"], tensor)
+
+
+def test_contiguous_tensors_are_not_copied() -> None:
+    tensor = torch.zeros(1, 4)
+    [view] = pack({"hidden": tensor})[1]
+    tensor += 1
+    assert bytes(view) == tensor.numpy().tobytes()
+    metas, views = pack({"hidden": tensor})
+    payload = joined(views)
+    back = unpack(metas, payload)["hidden"]
+    payload[:] = bytes(16)
+    assert back.sum() == 0
+
+
+def test_tensors_that_need_gradients_can_be_sent() -> None:
+    assert pack({"hidden": torch.ones(1, 1, requires_grad=True)})[0][0].shape == [1, 1]
+
+
+def test_odd_bytes_become_plain_true() -> None:
+    [meta] = pack({"mask": torch.ones(1, 2, dtype=torch.bool)})[0]
+    mask = unpack([meta], bytearray(b"\x02\x00"))["mask"]
+    assert mask.tolist() == [[True, False]]
+    assert (~mask).tolist() == [[False, True]]
+
+
+META = TensorMeta(name="hidden", dtype="float32", shape=[1, 4])
+
+
+@pytest.mark.parametrize("size", [0, 15, 17, 1000])
+def test_a_payload_of_another_size_is_refused(size: int) -> None:
+    with pytest.raises(PeerIncompatible, match="malformed"):
+        unpack([META], bytearray(size))
+
+
+def test_a_name_may_stand_once() -> None:
+    with pytest.raises(PeerIncompatible, match="repeated"):
+        unpack([META, META], bytearray(32))
+
+
+def test_only_allowed_names_are_taken() -> None:
+    carry = TensorMeta(name="carry.3", dtype="float32", shape=[1, 4])
+    assert list(unpack([META, carry], bytearray(32), ["hidden", "carry"])) == ["hidden", "carry.3"]
+    with pytest.raises(PeerIncompatible, match="unexpected tensors"):
+        unpack([META, carry], bytearray(32), ["hidden"])
+
+
+@pytest.mark.slow
+def test_importing_the_wire_imports_neither_torch_nor_hivemind() -> None:
+    code = (
+        "import sys, swarm.wire.node, swarm.wire.tensors, swarm.wire.directory; "
+        "assert not {'torch', 'hivemind', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
