@@ -176,7 +176,7 @@ def test_a_session_may_run_a_part_of_the_shard() -> None:
         (Step(3, 7, StepTensors(hidden(1, rows=3))), "2 rows"),
         (Step(3, 7, StepTensors(hidden(1, rows=1)), (2,)), "outside of the 2 rows"),
         (Step(3, 7, StepTensors(hidden(1, rows=2)), (0,)), "select_rows names 1 rows"),
-        (Step(3, 7, StepTensors(hidden(1, rows=2, width=16))), "hidden size 32"),
+        (Step(3, 7, StepTensors(hidden(1, rows=2, width=16))), "expected is .2, 1, 32."),
         (
             Step(3, 7, StepTensors(hidden(1, rows=2), mask=torch.ones(2, 3, dtype=torch.bool))),
             "mask has shape",

@@ -1,62 +1,19 @@
-"""The KV cache of a span: transformers' own cache, with in-place growth, and dummies for foreign layers.
-
-Shapes: B rows, K key heads, S cached tokens, D head size.
-"""
+"""The KV cache of a span: transformers' own cache, with in-place growth, and dummies for foreign layers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import (
     CacheLayerMixin,
     DummyLayer,
-    DynamicLayer,
     LinearAttentionCacheLayerMixin,
 )
 
 from swarm.core.errors import RequestError
-
-_PAGE = 128
-
-
-class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """A `DynamicLayer` that appends into spare room instead of copying the whole past for every token."""
-
-    keys: Tensor
-    values: Tensor
-    _room: tuple[Tensor, Tensor] | None = None
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Append `[B, K, n, D]` keys and values; returns views of the whole past."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        past = self.keys.shape[-2] if self.keys.numel() else 0
-        end = past + key_states.shape[-2]
-        room = self._room
-        if room is None or room[0].shape[-2] < end or not self._fills(room):
-            room = self._room = self._enlarged(key_states, value_states, past, end)
-        room[0][..., past:end, :] = key_states
-        room[1][..., past:end, :] = value_states
-        self.keys, self.values = room[0][..., :end, :], room[1][..., :end, :]
-        return self.keys, self.values
-
-    def _fills(self, room: tuple[Tensor, Tensor]) -> bool:
-        """Whether the keys are a view of the room's beginning; reordering rows replaces them by fresh tensors."""
-        return not self.keys.numel() or self.keys.data_ptr() == room[0].data_ptr()
-
-    def _enlarged(self, keys: Tensor, values: Tensor, past: int, end: int) -> tuple[Tensor, Tensor]:
-        capacity = -(-max(end, past + past // 2) // _PAGE) * _PAGE
-        new_keys = keys.new_empty(*keys.shape[:-2], capacity, keys.shape[-1])
-        new_values = values.new_empty(*values.shape[:-2], capacity, values.shape[-1])
-        if past:
-            new_keys[..., :past, :] = self.keys
-            new_values[..., :past, :] = self.values
-        return new_keys, new_values
+from swarm.shards.room import GrowingSlidingLayer, held_bytes, with_room
 
 
 class ShardCache(DynamicCache):
@@ -67,8 +24,8 @@ class ShardCache(DynamicCache):
         for index, layer in enumerate(self.layers):
             if index not in owned:
                 self.layers[index] = DummyLayer()  # type: ignore[no-untyped-call]
-            elif type(layer) is DynamicLayer:
-                self.layers[index] = GrowingLayer()  # type: ignore[no-untyped-call]
+            else:
+                self.layers[index] = with_room(layer)
         self.seen = 0
         self.owned: list[Any] = [layer for layer in self.layers if not isinstance(layer, DummyLayer)]
         self._linear = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.layers)
@@ -108,24 +65,27 @@ class ShardCache(DynamicCache):
         """
         for layer in self.owned:
             if isinstance(layer, LinearAttentionCacheLayerMixin):
-                raise RequestError(
-                    "this model keeps a recurrent state and cannot roll back to an earlier position"
-                )
+                _check_linear(layer, self.seen - length)
             full = getattr(layer, "is_sliding", False) and layer.cumulative_length >= layer.sliding_window
             if full and not layer.record_past:
                 raise RequestError(
                     f"cannot roll back from {self.seen} to {length} tokens: the session was opened without roll-back"
                 )
 
+    def forget_past(self) -> None:
+        """Shrink recorded convolution states to what the next step needs, as `generate` does after every step."""
+        if self._linear:
+            for layer in self.owned:
+                if isinstance(layer, LinearAttentionCacheLayerMixin) and layer.record_past:
+                    _shrink(layer)
+
     def roll_back(self, length: int) -> None:
         """Forget the tokens from position `length` on; `check_rollback` was called."""
         removed = self.seen - length
         for layer in self.owned:
-            if not layer.is_initialized:
-                continue
-            if getattr(layer, "is_sliding", False):
-                _crop_sliding(layer, removed)
-            else:
+            if isinstance(layer, GrowingSlidingLayer):
+                layer.roll_back(removed)
+            elif isinstance(layer, LinearAttentionCacheLayerMixin) or layer.is_initialized:
                 layer.crop(-removed)
         self.seen = length
 
@@ -144,19 +104,22 @@ class ShardCache(DynamicCache):
     @property
     def nbytes(self) -> int:
         """Memory of the cached tensors."""
-        return sum(_layer_bytes(layer) for layer in self.owned)
+        return sum(held_bytes(layer) for layer in self.owned)
 
 
-def _crop_sliding(layer: Any, removed: int) -> None:
-    """Remove the last tokens of a layer that records its past, and keep recording (`crop` would drop the past)."""
-    layer.keys = layer.keys[..., :-removed, :]
-    layer.values = layer.values[..., :-removed, :]
-    layer.cumulative_length -= removed
+def _check_linear(layer: Any, removed: int) -> None:
+    if not layer.is_croppable:
+        raise RequestError("this model keeps a recurrent state and cannot roll back to an earlier position")
+    states = [
+        (state, layer.conv_kernel_size[i]) for i, state in layer.conv_states.items() if state is not None
+    ]
+    if not layer.record_past or any(state.shape[-1] < removed for state, _ in states):
+        raise RequestError(
+            f"cannot roll back {removed} tokens: this model's convolutions remember the last step only"
+        )
 
 
-def _layer_bytes(layer: Any) -> int:
-    room = getattr(layer, "_room", None)
-    tensors = list(room) if room is not None else [layer.keys, layer.values] if hasattr(layer, "keys") else []
-    if isinstance(layer, LinearAttentionCacheLayerMixin):
-        tensors += [*layer.conv_states.values(), *layer.recurrent_states.values()]
-    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
+def _shrink(layer: Any) -> None:
+    for index, state in layer.conv_states.items():
+        if state is not None and layer.is_conv_states_initialized[index]:
+            layer.conv_states[index] = state[..., -layer.conv_kernel_size[index] :]

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
+from swarm.core.errors import RequestError
 from swarm.shards.loading import load_weights
 from swarm.shards.remote import CallContext, RemoteRunner
 from swarm.shards.remote_layers import RemoteLayers
 from swarm.shards.source import ModelSource
 from swarm.shards.stack import read_layer_call, stack_of
-from swarm.shards.traits import read_traits
+from swarm.shards.traits import ModelTraits, read_traits
 from swarm.shards.truncate import forget_missing_ties, meta_model
 
 
@@ -62,7 +63,7 @@ def _client_class(
     namespace = {
         "__init__": build,
         "__module__": cls.__module__,
-        "from_pretrained": classmethod(cls.from_pretrained.__func__),  # not the mixin's
+        "from_pretrained": classmethod(cast(Any, cls.from_pretrained).__func__),  # not the mixin's
         "_prepare_cache_for_generation": _prepare_cache,
         "_supports_default_dynamic_cache": classmethod(lambda cls: True),
     }
@@ -96,6 +97,7 @@ def _prepare_cache(
 def _watch_calls(model: PreTrainedModel, stack: nn.Module, remote: RemoteLayers) -> None:
     """Note, per thread, what the model and its stack are called with."""
     context: CallContext = remote.__dict__["context"]
+    traits: ModelTraits = remote.__dict__["traits"]
     names = list(inspect.signature(inspect.unwrap(type(stack).forward)).parameters)[1:]
     cache_name = "past_key_values" if "past_key_values" in names else "cache_params"
     model_names = list(inspect.signature(inspect.unwrap(type(model).forward)).parameters)[1:]
@@ -114,6 +116,8 @@ def _watch_calls(model: PreTrainedModel, stack: nn.Module, remote: RemoteLayers)
             use_cache = getattr(model.config.get_text_config(decoder=True), "use_cache", False)
         if cache is None and use_cache:
             cache = given[cache_name] = remote.new_cache()
+        if traits.position_limit is not None:
+            _check_room(given, cache, traits.position_limit)
         context.arguments, context.cache = given, cache
         return (), given
 
@@ -124,6 +128,16 @@ def _watch_calls(model: PreTrainedModel, stack: nn.Module, remote: RemoteLayers)
     stack.register_forward_pre_hook(enter_stack, with_kwargs=True)
     stack.register_forward_hook(leave_stack, always_call=True)
     _keep_per_layer_inputs(stack, context)
+
+
+def _check_room(given: dict[str, Any], cache: Any, limit: int) -> None:
+    """Say clearly what an embedding of positions would say with an IndexError."""
+    tokens = given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
+    past = cache.get_seq_length() if cache is not None else 0
+    if isinstance(tokens, Tensor) and past + tokens.shape[1] > limit:
+        raise RequestError(
+            f"{past + tokens.shape[1]} tokens are more than the {limit} positions this model has"
+        )
 
 
 def _keep_per_layer_inputs(stack: Any, context: CallContext) -> None:

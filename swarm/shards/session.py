@@ -88,6 +88,11 @@ class ShardSession:
         """Refuse what cannot work, before anything is changed."""
         if step.number < self.last_step:
             raise RequestError(f"step {step.number} came after step {self.last_step}")
+        limit = self._shard.traits.position_limit
+        if limit is not None and step.start + step.tensors.tokens > limit:
+            raise RequestError(
+                f"position {step.start + step.tensors.tokens - 1} is beyond the {limit} positions this model has"
+            )
         if step.start > self.length:
             raise RequestError(f"step starts at position {step.start}, but only {self.length} are cached")
         rows = step.tensors.rows
@@ -105,6 +110,8 @@ class ShardSession:
     def _advance(self, step: Step) -> StepTensors:
         if step.start < self.length:
             self._roll_back(step.start)
+        else:
+            self._cache.forget_past()
         if step.select_rows is not None and self.length:
             self._select(step.select_rows)
         tensors, count = step.tensors, step.tensors.tokens

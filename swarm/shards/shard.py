@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any, cast
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from swarm.core.config import Quantization
-from swarm.core.errors import ConfigError, ModelError, RequestError
+from swarm.core.errors import ConfigError, RequestError
 from swarm.core.span import Span
 from swarm.shards.cache import ShardCache
 from swarm.shards.loading import load_weights
 from swarm.shards.session import ShardSession
 from swarm.shards.source import ModelSource
+from swarm.shards.span_run import SpanRun
 from swarm.shards.stack import layer_count, read_layer_call, stack_of, text_config
 from swarm.shards.step import StepTensors
+from swarm.shards.step_form import StepForm, check_tensors
 from swarm.shards.stubs import ZeroEmbedding
 from swarm.shards.traits import read_traits
 from swarm.shards.truncate import truncated_class
-from swarm.shards.window import LayerWindow, Slot, SpanDone
+from swarm.shards.window import LayerWindow
 
 
 class Shard(nn.Module):
@@ -46,6 +47,7 @@ class Shard(nn.Module):
         self.call = read_layer_call(stack, attribute)
         self.traits = read_traits(stack, model.config, self.call)
         layers = cast(nn.ModuleList, getattr(stack, attribute))
+        self.form = StepForm(self.hidden_size, self.config.vocab_size, self.traits, self.call)
         self._indices = {i: _cache_indices(layers[i], i) for i in range(span.start, span.end)}
         self.window = LayerWindow(layers)
         setattr(stack, attribute, self.window)
@@ -103,33 +105,12 @@ class Shard(nn.Module):
         return ShardCache(self.config, owned, rollback=rollback)
 
     def check(self, tensors: StepTensors, span: Span) -> None:
-        """Refuse tensors that do not fit this model.
+        """Refuse tensors that do not fit layers `span` of this model.
 
         Raises:
             RequestError: naming the tensor and what was expected.
         """
-        hidden = tensors.hidden
-        if hidden.dim() != 3 or hidden.shape[2] != self.hidden_size or not hidden.is_floating_point():
-            raise RequestError(
-                f"hidden state {list(hidden.shape)} does not fit hidden size {self.hidden_size}"
-            )
-        batch = hidden.shape[:2]
-        for name, value in tensors.named().items():
-            if value.shape[:2] != batch:
-                raise RequestError(
-                    f"{name} has shape {list(value.shape)}, the hidden state {list(hidden.shape)}"
-                )
-        if self.traits.needs_token_ids and tensors.token_ids is None:
-            raise RequestError("this model's layers need the token ids beside the hidden state")
-        if self.traits.needs_embeds and tensors.embeds is None:
-            raise RequestError("this model's layers need the input embeddings beside the hidden state")
-        if self.traits.per_layer_width:
-            ahead = layer_count(self.config) - span.start
-            expected = (*batch, ahead, self.traits.per_layer_width)
-            if tensors.per_layer is None or tensors.per_layer.shape != expected:
-                raise RequestError(
-                    f"per-layer inputs of shape {list(expected)} are needed beside the hidden state"
-                )
+        check_tensors(tensors, self.form, layers_ahead=layer_count(self.config) - span.start)
 
     def _run(self, span: Span) -> SpanRun:
         if span not in self._runs:
@@ -155,94 +136,6 @@ class Shard(nn.Module):
             output = self._run(self.span)(self.example(self.span), cache, None)
         kept = sum(tensor.numel() * tensor.element_size() for tensor in output.named().values())
         return cache.token_bytes + kept
-
-
-class SpanRun:
-    """Runs layers `span` of a shard for one step: what a session calls."""
-
-    def __init__(self, shard: Shard, span: Span) -> None:
-        self.span = span
-        self._shard = shard
-        self._stack = shard.stack
-        self._window = shard.window
-        self._call = shard.call
-        self._traits = shard.traits
-        self._slot = Slot()
-        self._view = shard.window.views(span, self._slot, shard.call)
-        names = set(inspect.signature(inspect.unwrap(type(shard.stack).forward)).parameters)
-        self._takes_mask = "attention_mask" in names
-        self._takes_positions = "position_ids" in names
-        self._cache_name = "past_key_values" if "past_key_values" in names else "cache_params"
-        self._model_layers = layer_count(shard.config)
-
-    def __call__(self, tensors: StepTensors, cache: ShardCache, mask: Tensor | None) -> StepTensors:
-        """Tensors at the boundary after the span, on the CPU. `mask` is `[B, cached + new]` or None."""
-        self._slot.hidden = self._moved(tensors.hidden)
-        self._slot.carry = tuple(None if t is None else t.to(self._shard.device) for t in tensors.carry)
-        if self._traits.per_layer_width:
-            self._give_per_layer(tensors)
-        self._window.show(self._view)
-        try:
-            self._stack(**self._arguments(tensors, cache, mask))
-        except SpanDone as done:
-            return self._passed_on(tensors, done.output)
-        finally:
-            self._window.show(None)
-            self._slot.hidden, self._slot.carry = None, ()
-        raise ModelError(f"{type(self._stack).__name__} did not call its layer {self.span.end - 1}")
-
-    def _moved(self, value: Tensor) -> Tensor:
-        return value.to(device=self._shard.device, dtype=self._shard.dtype)
-
-    def _arguments(self, tensors: StepTensors, cache: ShardCache, mask: Tensor | None) -> dict[str, Any]:
-        arguments: dict[str, Any] = {self._cache_name: cache, "use_cache": True}
-        device = self._shard.device
-        if self._takes_mask and mask is not None:
-            arguments["attention_mask"] = mask
-        if self._takes_positions and tensors.positions is not None:
-            arguments["position_ids"] = tensors.positions.to(device)
-        if self._traits.needs_token_ids:
-            assert tensors.token_ids is not None
-            arguments["input_ids"] = tensors.token_ids.to(device)
-        elif self._traits.needs_embeds:
-            assert tensors.embeds is not None
-            arguments["inputs_embeds"] = self._moved(tensors.embeds)
-        else:
-            # never the hidden state itself: some stacks write into their embeddings
-            assert self._slot.hidden is not None
-            arguments["inputs_embeds"] = torch.zeros_like(self._slot.hidden)
-        return arguments
-
-    def _give_per_layer(self, tensors: StepTensors) -> None:
-        """Let the stack find the per-layer inputs of all layers; those of earlier layers are zeros."""
-        assert tensors.per_layer is not None
-        ahead = self._moved(tensors.per_layer)
-        rows, count = tensors.hidden.shape[:2]
-        full = ahead.new_zeros(rows, count, self._model_layers, ahead.shape[-1])
-        full[:, :, self.span.start :] = ahead
-        stack: Any = self._stack
-        stack.get_per_layer_inputs = lambda *args, **kwargs: None
-        stack.project_per_layer_inputs = lambda *args, **kwargs: full
-
-    def _passed_on(self, tensors: StepTensors, output: Any) -> StepTensors:
-        carry: tuple[Tensor | None, ...] = ()
-        hidden = output
-        if self._call.returns_tuple:
-            hidden = output[0]
-            rest = zip(output[1:], self._call.carried, strict=False)
-            carry = tuple(value.cpu() if fed and value is not None else None for value, fed in rest)
-        per_layer = tensors.per_layer
-        if per_layer is not None:
-            per_layer = per_layer[:, :, len(self.span) :] if self.span.end < self._model_layers else None
-        return StepTensors(
-            hidden=hidden.cpu(),
-            mask=tensors.mask,
-            positions=tensors.positions,
-            token_ids=tensors.token_ids,
-            embeds=tensors.embeds,
-            per_layer=per_layer,
-            carry=carry if any(value is not None for value in carry) else (),
-        )
 
 
 def _cache_indices(layer: nn.Module, index: int) -> set[int]:

@@ -1,0 +1,110 @@
+"""One call of a stack that runs layers `[a, b)` and no others.
+
+Shapes: B rows, n new tokens, S tokens including the cached ones.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from swarm.core.errors import ModelError
+from swarm.core.span import Span
+from swarm.shards.cache import ShardCache
+from swarm.shards.stack import layer_count
+from swarm.shards.step import StepTensors
+from swarm.shards.window import Slot, SpanDone
+
+if TYPE_CHECKING:
+    from swarm.shards.shard import Shard
+
+
+class SpanRun:
+    """Runs layers `span` of a shard for one step: what a session calls."""
+
+    def __init__(self, shard: Shard, span: Span) -> None:
+        self.span = span
+        self._shard = shard
+        self._stack = shard.stack
+        self._window = shard.window
+        self._call = shard.call
+        self._traits = shard.traits
+        self._slot = Slot()
+        self._view = shard.window.views(span, self._slot, shard.call)
+        names = set(inspect.signature(inspect.unwrap(type(shard.stack).forward)).parameters)
+        self._takes_mask = "attention_mask" in names
+        self._takes_positions = "position_ids" in names
+        self._cache_name = "past_key_values" if "past_key_values" in names else "cache_params"
+        self._model_layers = layer_count(shard.config)
+
+    def __call__(self, tensors: StepTensors, cache: ShardCache, mask: Tensor | None) -> StepTensors:
+        """Tensors at the boundary after the span, on the CPU. `mask` is `[B, cached + new]` or None."""
+        self._slot.hidden = self._moved(tensors.hidden)
+        self._slot.carry = tuple(None if t is None else t.to(self._shard.device) for t in tensors.carry)
+        if self._traits.per_layer_width:
+            self._give_per_layer(tensors)
+        self._window.show(self._view)
+        try:
+            self._stack(**self._arguments(tensors, cache, mask))
+        except SpanDone as done:
+            return self._passed_on(tensors, done.output)
+        finally:
+            self._window.show(None)
+            self._slot.hidden, self._slot.carry = None, ()
+        raise ModelError(f"{type(self._stack).__name__} did not call its layer {self.span.end - 1}")
+
+    def _moved(self, value: Tensor) -> Tensor:
+        return value.to(device=self._shard.device, dtype=self._shard.dtype)
+
+    def _arguments(self, tensors: StepTensors, cache: ShardCache, mask: Tensor | None) -> dict[str, Any]:
+        arguments: dict[str, Any] = {self._cache_name: cache, "use_cache": True}
+        device = self._shard.device
+        if self._takes_mask and mask is not None:
+            arguments["attention_mask"] = mask
+        if self._takes_positions and tensors.positions is not None:
+            arguments["position_ids"] = tensors.positions.to(device)
+        if self._traits.needs_token_ids:
+            assert tensors.token_ids is not None
+            arguments["input_ids"] = tensors.token_ids.to(device)
+        elif self._traits.needs_embeds:
+            assert tensors.embeds is not None
+            arguments["inputs_embeds"] = self._moved(tensors.embeds)
+        else:
+            # never the hidden state itself: some stacks write into their embeddings
+            assert self._slot.hidden is not None
+            arguments["inputs_embeds"] = torch.zeros_like(self._slot.hidden)
+        return arguments
+
+    def _give_per_layer(self, tensors: StepTensors) -> None:
+        """Let the stack find the per-layer inputs of all layers; those of earlier layers are zeros."""
+        assert tensors.per_layer is not None
+        ahead = self._moved(tensors.per_layer)
+        rows, count = tensors.hidden.shape[:2]
+        full = ahead.new_zeros(rows, count, self._model_layers, ahead.shape[-1])
+        full[:, :, self.span.start :] = ahead
+        stack: Any = self._stack
+        stack.get_per_layer_inputs = lambda *args, **kwargs: None
+        stack.project_per_layer_inputs = lambda *args, **kwargs: full
+
+    def _passed_on(self, tensors: StepTensors, output: Any) -> StepTensors:
+        carry: tuple[Tensor | None, ...] = ()
+        hidden = output
+        if self._call.returns_tuple:
+            hidden = output[0]
+            rest = zip(output[1:], self._call.carried, strict=False)
+            carry = tuple(value.cpu() if fed and value is not None else None for value, fed in rest)
+        per_layer = tensors.per_layer
+        if per_layer is not None:
+            per_layer = per_layer[:, :, len(self.span) :] if self.span.end < self._model_layers else None
+        return StepTensors(
+            hidden=hidden.cpu(),
+            mask=tensors.mask,
+            positions=tensors.positions,
+            token_ids=tensors.token_ids,
+            embeds=tensors.embeds,
+            per_layer=per_layer,
+            carry=carry if any(value is not None for value in carry) else (),
+        )
