@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from swarm.cli.setting_types import (
     Count,
+    DemoLength,
     Probability,
     Seconds,
     Seed,
@@ -115,6 +116,5 @@ class CheckSettings(ModelSettings):
 class DemoSettings(Settings):
     """`swarm demo`."""
 
-    prompt: Annotated[Text, Field(description="How the story begins.", min_length=1)] = "Once upon a time"
-    max_tokens: Annotated[Count, Field(description="Length of the story in tokens.")] = 120
-    seed: Annotated[Seed, Field(description="Seed of the sampled story.")] = 7
+    prompt: Annotated[Text, Field(description="How the story begins.")] = "Once upon a time"
+    max_tokens: Annotated[DemoLength, Field(description="Length of the story in tokens, at least 40.")] = 160

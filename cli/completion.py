@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -41,9 +42,7 @@ class Completion:
             "first_token_s": round(self.times[0], 4) if self.times else None,
             "total_s": round(self.times[-1], 4) if self.times else None,
             "tokens_per_s": round(rate, 3) if rate is not None else None,
-            "longest_gap_s": round(
-                max((b - a for a, b in zip(self.times, self.times[1:], strict=False)), default=0), 4
-            ),
+            "longest_gap_s": round(max((b - a for a, b in pairwise(self.times)), default=0), 4),
         }
 
 

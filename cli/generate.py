@@ -83,8 +83,12 @@ def _as_json(model: Any, completion: Completion, load_s: float) -> dict[str, Any
         "prompt_tokens": completion.prompt_tokens,
         "finish_reason": completion.finish_reason,
         "timings": {"load_s": round(load_s, 4), **completion.timings()},
-        "chain": [{"peer_id": hop.peer_id, "span": str(hop.span)} for hop in chain.hops] if chain else [],
+        "chain": [
+            {"peer_id": hop.peer_id, "name": model.swarm.peer_name(hop.peer_id), "span": str(hop.span)}
+            for hop in (chain.hops if chain else ())
+        ],
         "failovers": model.stats.failovers,
+        "stalled_s": round(model.stats.stalled_s, 4),
     }
 
 

@@ -11,20 +11,25 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from swarm.core.errors import NodeError
 
 HOST = "127.0.0.1"
 _POLL_S = 0.05
 _LOG_TAIL_LINES = 5
+_HELPER_GRACE_S = 5.0
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class LocalSwarm:
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
         self._folder = TemporaryDirectory(prefix="swarm-local-")
+        self._helpers: set[psutil.Process] = set()
         self.peers: list[LocalPeer] = []
 
     def start(self, name: str, *arguments: str) -> LocalPeer:
@@ -113,21 +119,38 @@ class LocalSwarm:
 
     def kill(self, peer: LocalPeer) -> None:
         """End the peer's process without a warning (SIGKILL)."""
+        self._note_helpers()
         peer.process.kill()
 
     def stop(self, grace_s: float = 8.0) -> None:
-        """Ask every peer to leave, end those that do not within `grace_s`, and remove the folder."""
+        """Ask every peer to leave, end whatever of them is left after `grace_s`, and remove the folder."""
+        with _undisturbed():
+            self._note_helpers()
+            for peer in self.peers:
+                if peer.running:
+                    peer.process.terminate()
+            deadline = time.monotonic() + grace_s
+            for peer in self.peers:
+                try:
+                    peer.process.wait(max(0.0, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    peer.process.kill()
+                    peer.process.wait()
+            self._end_helpers()
+            self._folder.cleanup()
+
+    def _note_helpers(self) -> None:
+        """Remember what the peers have started, while it can still be told whose it is."""
         for peer in self.peers:
-            if peer.running:
-                peer.process.terminate()
-        deadline = time.monotonic() + grace_s
-        for peer in self.peers:
-            try:
-                peer.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                peer.process.kill()
-            _end_group(peer.process)
-        self._folder.cleanup()
+            with suppress(psutil.Error):
+                self._helpers.update(psutil.Process(peer.process.pid).children(recursive=True))
+
+    def _end_helpers(self) -> None:
+        """libp2p daemons and the like end by themselves when their peer does; those that do not are ended."""
+        _, stubborn = psutil.wait_procs(self._helpers, timeout=_HELPER_GRACE_S)
+        for process in stubborn:
+            with suppress(psutil.Error):
+                process.kill()
 
     def __enter__(self) -> Self:
         return self
@@ -143,8 +166,15 @@ class LocalSwarm:
         return kept | {"OMP_NUM_THREADS": str(self._threads), "PYTHONUNBUFFERED": "1"}
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End what a killed peer left in its process group, such as its libp2p daemon."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C must not stop the cleaning up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDING_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

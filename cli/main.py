@@ -80,7 +80,7 @@ def _root(
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit status; errors are printed, never raised."""
     debug = arguments[:1] == ["--debug"] or os.environ.get("SWARM_DEBUG", "") not in ("", "0")
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(name)s: %(message)s")
+    _start_logging(debug)
     try:
         status = app(arguments, prog_name="swarm", standalone_mode=False)
         sys.stdout.flush()
@@ -90,6 +90,15 @@ def run(arguments: list[str]) -> int:
     except (Exception, KeyboardInterrupt) as exc:
         return report(exc, debug=debug)
     return status if isinstance(status, int) else 0
+
+
+def _start_logging(debug: bool) -> None:
+    """Warnings as lines like the errors of `failure.py`; everything, with its origin, if `debug`."""
+    logging.addLevelName(logging.WARNING, "warning")
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s" if debug else "%(levelname)s: %(message)s",
+    )
 
 
 def end_on_signals() -> None:

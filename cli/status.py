@@ -36,7 +36,8 @@ async def _status(settings: StatusSettings) -> None:
         else:
             from swarm.cli.status_table import render
 
-            _console().print(render(await survey.look(settings.model)))
+            console = _console()
+            console.print(render(await survey.look(settings.model), console.width))
     finally:
         await survey.stop()
 
@@ -57,7 +58,7 @@ async def _watch(survey: SwarmSurvey, settings: StatusSettings) -> None:
     with Live(console=_console(), auto_refresh=False) as live:
         while True:
             try:
-                live.update(render(await survey.look(settings.model)), refresh=True)
+                live.update(render(await survey.look(settings.model), live.console.width), refresh=True)
             except SwarmUnavailable as exc:  # it may come back
                 live.update(str(exc), refresh=True)
             await asyncio.sleep(settings.interval_s)

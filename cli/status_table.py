@@ -1,4 +1,7 @@
-"""The map of a swarm, layers x peers, as a rich table and as JSON."""
+"""The map of a swarm, layers x peers, as a rich table and as JSON.
+
+Names that strangers chose stand in `Text`, which reads no markup; records allow no control characters.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from swarm.routing.records import PeerState
 from swarm.routing.status import PeerRow, StatusReport
 
 MAP_COLUMNS = 48
+_OTHER_COLUMNS = 72  # what a line needs besides the map
 _STYLES = {
     PeerState.ONLINE: "green",
     PeerState.JOINING: "cyan",
@@ -23,9 +27,10 @@ _STYLES = {
 }
 
 
-def render(reports: Sequence[StatusReport]) -> RenderableType:
-    """All models, one below the other."""
-    return Group(*(part for report in reports for part in _model(report)))
+def render(reports: Sequence[StatusReport], width: int) -> RenderableType:
+    """All models, one below the other, for a terminal of `width` characters."""
+    columns = min(MAP_COLUMNS, max(8, width - _OTHER_COLUMNS))
+    return Group(*(part for report in reports for part in _model(report, columns)))
 
 
 def as_json(reports: Sequence[StatusReport]) -> dict[str, Any]:
@@ -33,7 +38,7 @@ def as_json(reports: Sequence[StatusReport]) -> dict[str, Any]:
     return {"models": [_plain(asdict(report)) for report in reports]}
 
 
-def layer_map(span: Span, n_layers: int, columns: int = MAP_COLUMNS) -> str:
+def layer_map(span: Span, n_layers: int, columns: int) -> str:
     """`span` as a bar: one column per layer, or fewer where there are more layers than columns."""
     width = min(n_layers, columns)
     # a column is filled if any layer of the span falls into it, so that no peer looks empty
@@ -42,36 +47,33 @@ def layer_map(span: Span, n_layers: int, columns: int = MAP_COLUMNS) -> str:
     return "".join("█" if first <= column <= last else "·" for column in range(width))
 
 
-def _model(report: StatusReport) -> list[RenderableType]:
+def _model(report: StatusReport, columns: int) -> list[RenderableType]:
     table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
     table.add_column("peer", no_wrap=True)
     table.add_column("layers", no_wrap=True)
     table.add_column(f"0 .. {report.n_layers - 1}", no_wrap=True)
     for name in ("state", "dtype"):
         table.add_column(name, no_wrap=True)
-    for name in ("tokens/s", "free cache", "sessions"):
+    for name in ("tok/s", "free cache", "sess."):
         table.add_column(name, justify="right", no_wrap=True)
     for peer in report.peers:
-        _add_peer(table, peer, report.n_layers)
-    title = Text.assemble(
-        (_clean(report.model_name) or report.model_uid, "bold"), f"  {report.model_uid[:12]}"
-    )
+        _add_peer(table, peer, layer_map(peer.span, report.n_layers, columns))
+    title = Text.assemble((report.model_name or report.model_uid, "bold"), f"  {report.model_uid[:12]}")
     rejected = [
-        Text(f"not used: {_label(row.name, row.peer_id)}: {_clean(row.reason)}", "yellow")
-        for row in report.rejected
+        Text(f"not used: {_label(row.name, row.peer_id)}: {row.reason}", "yellow") for row in report.rejected
     ]
     return [title, table, _verdict(report), *rejected, Text()]
 
 
-def _add_peer(table: Table, peer: PeerRow, n_layers: int) -> None:
+def _add_peer(table: Table, peer: PeerRow, drawn: str) -> None:
     style = _STYLES[peer.state]
-    share = f"{peer.free_tokens:,} of {peer.total_tokens:,}"
+    share = f"{_short(peer.free_tokens)}/{_short(peer.total_tokens)}"
     table.add_row(
         Text(_label(peer.name, peer.peer_id)),
         str(peer.span),
-        Text(layer_map(peer.span, n_layers), style),
+        Text(drawn, style),
         Text(peer.state.value, style),
-        Text(_clean(peer.precision)),
+        Text(peer.precision),
         "?" if peer.tokens_per_s is None else f"{peer.tokens_per_s:,.0f}",
         share,
         str(peer.sessions),
@@ -93,13 +95,16 @@ def _verdict(report: StatusReport) -> Text:
     )
 
 
+def _short(tokens: int) -> str:
+    """`830`, `16.4k`, `2.1M`"""
+    for unit, size in (("M", 10**6), ("k", 10**3)):
+        if tokens >= size:
+            return f"{tokens / size:.1f}{unit}"
+    return str(tokens)
+
+
 def _label(name: str, peer_id: str) -> str:
-    return f"{_clean(name)} ({peer_id[-6:]})" if name else f"...{peer_id[-12:]}"
-
-
-def _clean(text: str) -> str:
-    """Strangers choose their names: no control characters reach the terminal."""
-    return "".join(c for c in text if c.isprintable())
+    return f"{name} ({peer_id[-6:]})" if name else f"...{peer_id[-12:]}"
 
 
 def _plain(value: Any) -> Any:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from swarm.cli.model_reports import reports_of
 from swarm.core.config import NodeConfig
+from swarm.core.errors import SwarmUnavailable
 from swarm.routing.announcement import claims, decode
-from swarm.routing.records import BUCKETS, directory_key
+from swarm.routing.records import BUCKETS, MAX_LEASE_S, PeerState, directory_key
 from swarm.routing.status import StatusReport
 from swarm.security.identity import Identity
 from swarm.wire.link import Link
 from swarm.wire.messages import Message
 from swarm.wire.node import Node
+
+_LOOK_AGAIN_S = 0.2
 
 
 class SwarmSurvey:
@@ -43,6 +48,25 @@ class SwarmSurvey:
         bodies = await self._node.directory.fetch([directory_key(bucket) for bucket in range(BUCKETS)])
         records = [decode(body) for body in bodies]
         return reports_of(records, self._node.directory.now(), model)
+
+    async def look_until(self, model: str, peers: int) -> StatusReport:
+        """The report of `model` once it shows so many online peers.
+
+        Raises:
+            SwarmUnavailable: they did not appear within the life of an announcement.
+        """
+        try:
+            async with asyncio.timeout(MAX_LEASE_S):
+                while True:
+                    with suppress(SwarmUnavailable):
+                        [report] = await self.look(model)
+                        if sum(peer.state is PeerState.ONLINE for peer in report.peers) >= peers:
+                            return report
+                    await asyncio.sleep(_LOOK_AGAIN_S)
+        except TimeoutError as exc:
+            raise SwarmUnavailable(
+                f"{peers} peers of {model} did not appear within {MAX_LEASE_S:g} s"
+            ) from exc
 
 
 async def _ignore(link: Link, message: Message, payload: memoryview) -> None:

@@ -7,7 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import typer
 
-DISTRIBUTION = "layerswarm"
+from swarm import __version__
+
 _DEPENDENCIES = ("torch", "transformers", "hivemind")
 
 
@@ -21,6 +22,5 @@ def version_of(distribution: str) -> str:
 
 def command() -> None:
     """Print the versions of this program and of what it builds on."""
-    own = version_of(DISTRIBUTION)
     parts = [f"{name} {version_of(name)}" for name in _DEPENDENCIES]
-    typer.echo(f"swarm {own} (python {platform.python_version()}, {', '.join(parts)})")
+    typer.echo(f"swarm {__version__} (python {platform.python_version()}, {', '.join(parts)})")
