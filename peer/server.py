@@ -138,8 +138,9 @@ class _Peer:
         self._node = node
         self._tasks = tasks
         self._probed_s_per_layer = 0.0
-        self.service = Service(node, offer, KVPool(place.cache_tokens), config.limits, tasks)
         self._announcer = Announcer(node.directory, self._record, config.limits.lease_s)
+        pool = KVPool(place.cache_tokens)
+        self.service = Service(node, offer, pool, config.limits, tasks, self._announcer.touch)
 
     async def run(self, on_ready: Callable[[ReadyInfo], None], stop: _StopSignals) -> None:
         watch = self._tasks.create_task(self._watch_node())
@@ -197,6 +198,7 @@ class _Peer:
             sessions=load.sessions,
             free_tokens=load.free_tokens,
             total_tokens=load.total_tokens,
+            computed_tokens=load.computed_tokens,
             links={
                 link.peer_id: link.rtt_s / 2 for link in self._node.links()[:32] if link.rtt_s is not None
             },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from swarm.core.config import PeerLimits
@@ -15,7 +16,7 @@ from swarm.peer.kv_pool import KVPool
 from swarm.peer.offer import Offer
 from swarm.peer.sessions import SessionTable
 from swarm.peer.stepping import Stepping
-from swarm.peer.worker import Worker
+from swarm.peer.worker import Finished, Worker
 from swarm.wire.link import Link
 from swarm.wire.messages import Message, Request, StepFailed, StepMessage
 from swarm.wire.node import Node
@@ -32,24 +33,34 @@ class Load:
     total_tokens: int
     queue_s: float
     decode_s: float | None
+    computed_tokens: int
 
 
 class Service:
     """Serves one shard to clients and neighbours. Runs in `tasks`, which owns everything it starts."""
 
     def __init__(
-        self, node: Node, offer: Offer, pool: KVPool, limits: PeerLimits, tasks: asyncio.TaskGroup
+        self,
+        node: Node,
+        offer: Offer,
+        pool: KVPool,
+        limits: PeerLimits,
+        tasks: asyncio.TaskGroup,
+        changed: Callable[[], None],
     ) -> None:
         self._tasks = tasks
         self._pool = pool
         self._limits = limits
         self._executor = Executor()
-        self._worker = Worker(self._executor, lambda finished: self._stepping.deliver(finished))
-        self.sessions = SessionTable(pool, limits)
+        self._worker = Worker(self._executor, self._deliver)
+        self.sessions = SessionTable(pool, limits, changed)
         self._stepping = Stepping(node.peer_id, offer, self.sessions, self._worker, limits, tasks)
         self._control = Control(node, offer, self.sessions, self._worker, self._stepping)
         self._watched: weakref.WeakSet[Link] = weakref.WeakSet()
         self._sweeper = tasks.create_task(sweep_idle(self.sessions, self._control, limits.idle_session_s))
+
+    def _deliver(self, finished: Finished) -> None:
+        self._stepping.deliver(finished)
 
     @property
     def load(self) -> Load:
@@ -59,6 +70,7 @@ class Service:
             total_tokens=self._pool.total_tokens,
             queue_s=self._worker.queue_s,
             decode_s=self._worker.decode_s,
+            computed_tokens=self._worker.computed_tokens,
         )
 
     async def handle(self, link: Link, message: Message, payload: memoryview) -> None:

@@ -7,7 +7,7 @@ peer it named may send steps into it. For anybody else the session does not exis
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from swarm.core.config import PeerLimits
@@ -42,11 +42,15 @@ class HopSession:
 
 
 class SessionTable:
-    """All sessions, with the limits that hold for them. Not thread-safe: for the event loop only."""
+    """All sessions, with the limits that hold for them; for the event loop only.
 
-    def __init__(self, pool: KVPool, limits: PeerLimits) -> None:
+    `changed` is called whenever a session came or went.
+    """
+
+    def __init__(self, pool: KVPool, limits: PeerLimits, changed: Callable[[], None]) -> None:
         self._pool = pool
         self._limits = limits
+        self._changed = changed
         self._sessions: dict[bytes, HopSession] = {}
         self._admitting: dict[bytes, str] = {}
         self._freed = asyncio.Event()
@@ -113,6 +117,7 @@ class SessionTable:
     def add(self, session: HopSession) -> None:
         assert session.id not in self._sessions
         self._sessions[session.id] = session
+        self._changed()
 
     def controlled_by(self, client: str, session: bytes) -> HopSession:
         """The session, if this client owns it.
@@ -156,6 +161,7 @@ class SessionTable:
         if self._sessions.pop(session.id, None) is not None:
             session.closed = True
             self._release(session.id)
+            self._changed()
 
     def of_client(self, link: Link) -> list[HopSession]:
         return [s for s in self._sessions.values() if s.client is link]

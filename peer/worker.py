@@ -47,7 +47,7 @@ class Worker:
         self._queue: list[_Queued] = []
         self._running: _Queued | None = None
         self.decode_s: float | None = None
-        self.tokens_done = 0
+        self.computed_tokens = 0
 
     @property
     def queue_s(self) -> float:
@@ -59,14 +59,14 @@ class Worker:
         size = step.tensors.rows * step.tensors.tokens
 
         def done(result: object, error: BaseException | None, queue_s: float, compute_s: float) -> None:
-            if isinstance(result, StepTensors):
-                self._measure(size, compute_s)
-                self._deliver(Finished(session, message, result, None, queue_s, compute_s))
+            if isinstance(result, _Applied):
+                self._measure(size, result.computed_tokens, compute_s)
+                self._deliver(Finished(session, message, result.output, None, queue_s, compute_s))
             else:
                 assert error is not None
                 self._deliver(Finished(session, message, None, _as_ours(error), queue_s, compute_s))
 
-        self._enqueue(session, size, lambda: session.shard.apply(step), done)
+        self._enqueue(session, size, lambda: _apply(session, step), done)
 
     def settled(self, session: HopSession) -> asyncio.Future[None]:
         """Completes when every step queued for this session before has run."""
@@ -113,10 +113,24 @@ class Worker:
 
         return done
 
-    def _measure(self, size: int, compute_s: float) -> None:
-        self.tokens_done += size
-        if size <= DECODE_TOKENS:
+    def _measure(self, size: int, computed_tokens: int, compute_s: float) -> None:
+        self.computed_tokens += computed_tokens
+        if computed_tokens and size <= DECODE_TOKENS:
             self.decode_s = compute_s if self.decode_s is None else 0.9 * self.decode_s + 0.1 * compute_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Applied:
+    """An output, and the token rows that were computed for it (none if it had been kept)."""
+
+    output: StepTensors
+    computed_tokens: int
+
+
+def _apply(session: HopSession, step: Step) -> _Applied:
+    before = session.shard.counters.tokens
+    output = session.shard.apply(step)
+    return _Applied(output, step.tensors.rows * (session.shard.counters.tokens - before))
 
 
 def _as_ours(error: BaseException) -> SwarmError:

@@ -71,6 +71,7 @@ class PeerRecord(BaseModel):
     free_tokens: _Count = 0
     total_tokens: _Count = 0
     links: Annotated[dict[_PeerId, _Seconds], Field(max_length=MAX_LINKS)] = {}
+    computed_tokens: Annotated[int, Field(ge=0)] = 0
     version: Annotated[_Text, Field(max_length=32)] = ""
     issued_at: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     expires_at: Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -26,7 +26,7 @@ else:
     _Base = object
 
 
-class SwarmModel(_Base):
+class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__init_subclass__
     """A causal language model of transformers, complete but for its layers: they run on peers.
 
     `from_pretrained` returns an instance of the checkpoint's own class (`LlamaForCausalLM`, ...) that is also a
@@ -35,12 +35,14 @@ class SwarmModel(_Base):
 
     Attributes:
         swarm: the network it runs on.
+        source_name: the model as it was asked for.
     """
 
     swarm: Network
+    source_name: str
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override] # other arguments, on purpose
         cls,
         model: str | os.PathLike[str],
         *,
@@ -79,7 +81,8 @@ class SwarmModel(_Base):
             raise
         layers = cast(RemoteLayers, loaded.__dict__["remote_layers"])
         network.attach(LoadedModel(layers.__dict__["traits"], _name(chosen)))
-        object.__setattr__(loaded, "swarm", network)
+        loaded.__dict__["swarm"] = network
+        loaded.__dict__["source_name"] = source.name
         return cast(Self, loaded)
 
     @property
@@ -107,9 +110,7 @@ class SwarmModel(_Base):
     def __repr__(self) -> str:
         chain = self.chain
         route = str(chain) if chain is not None else "no session"
-        return (
-            f"SwarmModel({self.config.name_or_path or type(self).__name__!r}, {type(self).__name__}, {route})"
-        )
+        return f"SwarmModel({self.source_name!r}, {type(self).__name__}, {route})"
 
 
 def _choose_dtype(source: ModelSource, asked: str, network: Network) -> torch.dtype:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from swarm.core.config import ClientConfig
-from swarm.core.errors import PeerError, RequestError, SwarmUnavailable
+from swarm.core.errors import PeerError, RequestError, SwarmError, SwarmUnavailable
 from swarm.core.precision import dtype_of
 from swarm.core.span import Span
-from swarm.routing.announcement import decode
 from swarm.routing.breaker import CircuitBreaker
 from swarm.routing.chain import Chain, ChainRequest, find_chain
 from swarm.routing.latency import LatencyTable
-from swarm.routing.records import BUCKETS, PeerRecord, model_key
-from swarm.routing.view import SwarmView
+from swarm.routing.records import PeerRecord
+from swarm.routing.refresh import Refresher
 from swarm.wire.messages import PROTOCOL_VERSION
 from swarm.wire.node import Node
 
@@ -51,29 +49,32 @@ class Navigator:
     def __init__(self, node: Node, model_uid: str, config: ClientConfig) -> None:
         self._node = node
         self._config = config
-        self._uid = model_uid
-        self._keys = [model_key(model_uid, bucket) for bucket in range(BUCKETS)]
         self._latencies = LatencyTable()
         self._breaker = CircuitBreaker()
-        self.view = SwarmView(model_uid)
+        self._refresher = Refresher(
+            node.directory, model_uid, protocol=PROTOCOL_VERSION, period_s=config.refresh_s
+        )
+        self.view = self._refresher.view()
 
     async def refresh(self) -> None:
         """Read the records again and measure links to peers that have none yet."""
-        bodies = await self._node.directory.fetch(self._keys)
-        self.view = SwarmView.of(
-            _readable(bodies), now=self._node.directory.now(), model_uid=self._uid, protocol=PROTOCOL_VERSION
-        )
+        self.view = await self._refresher.refresh()
         self._latencies.publish(self.view.peers)
+        self._latencies.retain({self._node.peer_id, *self.view.by_id})
         await self._measure()
 
     async def run(self) -> None:
-        """Refresh for ever; a failed refresh keeps the old picture."""
+        """Refresh for ever; where that fails, what is known stays until its leases end."""
         while True:
             await asyncio.sleep(self._config.refresh_s)
             try:
                 await self.refresh()
-            except PeerError as error:
+            except SwarmError as error:
                 logger.info("the picture of the swarm could not be refreshed: %s", error)
+
+    async def close(self) -> None:
+        """End a refresh that is under way."""
+        await self._refresher.close()
 
     async def _measure(self) -> None:
         linked = {link.peer_id for link in self._node.links()}
@@ -117,6 +118,7 @@ class Navigator:
             RequestError: if the session is larger than the whole cache of every peer of some layer.
             SwarmUnavailable: if some layers have no usable peer now.
         """
+        self.view = self._refresher.view()
         self._observe_links()
         self._check_size(span, request.tokens)
         found: list[Chain] = []
@@ -180,13 +182,3 @@ class Navigator:
                     logger.warning("%s; waiting up to %.0f s for peers", told, left)
             await asyncio.sleep(min(POLL_S, left))
             await self.refresh()
-
-
-def _readable(bodies: Iterable[bytes]) -> list[PeerRecord]:
-    records = []
-    for body in bodies:
-        try:
-            records.append(decode(body))
-        except PeerError as error:
-            logger.debug("ignored a record: %s", error)
-    return records

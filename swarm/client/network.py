@@ -129,6 +129,7 @@ class Network:
 
     async def _leave(self) -> None:
         self._refresher.cancel()
+        await self._shared.navigator.close()
         await self._shared.node.stop()
 
 
