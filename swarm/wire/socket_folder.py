@@ -43,7 +43,7 @@ class SocketFolder:
         """
         try:
             sweep()
-            path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_ROOT))
+            path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_ROOT))
             folder = cls(path, _lock(path))
             try:
                 await folder._watch()
