@@ -89,3 +89,142 @@ def test_killed_hops_change_no_token(
 
     assert torch.equal(generate(model, mode, NEW_TOKENS, KILL_AT, kill), expected)
     assert model.stats.failovers >= 1
+
+
+def test_two_neighbours_killed_at_once_change_no_token(twins: TwinSwarm, model: SwarmModel, local: Any) -> None:
+    def kill() -> None:
+        for peer in hop_peers(twins, model, (1, 2)):
+            peer.kill()
+
+    expected = generate(local, "greedy", NEW_TOKENS)
+    assert torch.equal(generate(model, "greedy", NEW_TOKENS, KILL_AT, kill), expected)
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2], ids=["first", "middle", "last"])
+def test_only_the_lost_layers_are_computed_again(
+    twins: TwinSwarm, model: SwarmModel, local: Any, victim: int
+) -> None:
+    before = twins.computed()
+    survivors: list[str] = []
+
+    def kill() -> None:
+        chain = model.chain
+        assert chain is not None
+        survivors.extend(hop.peer_id for i, hop in enumerate(chain.hops) if i != victim)
+        twins.by_id(chain.hops[victim].peer_id).kill()
+
+    sequences = generate(model, "greedy", NEW_TOKENS, KILL_AT, kill)
+    forwarded = sequences.shape[1] - 1
+    assert model.chain is None or len(survivors) == 2
+
+    def spent() -> dict[str, int]:
+        now = twins.computed()
+        used = {peer: now[peer] - before[peer] for peer in now if peer in before and now[peer] != before[peer]}
+        return used if all(used.get(peer) == forwarded for peer in survivors) else {}
+
+    used = wait_for(spent, 15.0, f"each survivor announces {forwarded} computed tokens")
+    replacements = [count for peer, count in used.items() if peer not in survivors]
+    assert replacements.count(forwarded) == 1  # the twin has seen every token exactly once
+    assert model.stats.replayed_tokens < forwarded
+
+
+@pytest.mark.parametrize("mode", ["greedy", "beams"])
+@pytest.mark.parametrize("victim", [0, 1, 2], ids=["first", "middle", "last"])
+def test_a_hop_that_hangs_is_replaced(
+    twins: TwinSwarm, model: SwarmModel, local: Any, mode: str, victim: int
+) -> None:
+    expected = generate(local, mode, NEW_TOKENS)
+    hung: list[PeerProcess] = []
+
+    def suspend() -> None:
+        hung.extend(hop_peers(twins, model, (victim,)))
+        hung[0].suspend()
+
+    try:
+        assert torch.equal(generate(model, mode, NEW_TOKENS, KILL_AT, suspend), expected)
+        assert model.stats.failovers >= 1
+    finally:
+        hung[0].resume()
+
+
+def test_a_hop_that_is_asked_to_leave_serves_its_session_to_the_end(
+    twins: TwinSwarm, model: SwarmModel, local: Any
+) -> None:
+    left: list[PeerProcess] = []
+
+    def leave() -> None:
+        left.extend(hop_peers(twins, model, (1,)))
+        left[0].terminate()
+
+    expected = generate(local, "greedy", NEW_TOKENS)
+    assert torch.equal(generate(model, "greedy", NEW_TOKENS, KILL_AT, leave), expected)
+    assert model.stats.failovers == 0
+    assert left[0].wait(20.0) == 0
+
+
+def test_all_cache_is_free_again_after_all_this(twins: TwinSwarm) -> None:
+    twins.complete()
+    assert wait_all_free(twins.gateway.addresses)
+
+
+class TestWithoutReplica:
+    """One peer per span: nobody can take over at once."""
+
+    @pytest.fixture
+    def swarm(self, swarm_factory: SwarmFactory) -> LocalSwarm:
+        return swarm_factory()
+
+    def test_generation_waits_until_a_peer_appears(
+        self, swarm: LocalSwarm, local: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        first = swarm.serve("demo", "0:4", *OPTIONS)
+        second = swarm.serve("demo", "4:8", *OPTIONS)
+        expected = generate(local, "greedy", NEW_TOKENS)
+
+        def replace() -> None:
+            second.kill()
+            swarm.start(
+                "serve", "demo", "--layers", "4:8", "--host", "127.0.0.1", *OPTIONS,
+                "--identity", str(swarm.folder / "late.key"), "--peers", first.addresses[0],
+            )  # fmt: skip
+
+        with SwarmModel.from_pretrained("demo", peers=first.addresses) as model:
+            assert torch.equal(generate(model, "greedy", NEW_TOKENS, KILL_AT, replace), expected)
+        assert "layers 4:8" in caplog.text
+        assert "waiting" in caplog.text
+
+    def test_after_the_deadline_it_names_the_layers_and_can_be_resumed(
+        self, swarm: LocalSwarm, local: Any
+    ) -> None:
+        first = swarm.serve("demo", "0:4", *OPTIONS)
+        second = swarm.serve("demo", "4:8", *OPTIONS)
+        config = ClientConfig(unavailable_timeout_s=2.0)
+        with SwarmModel.from_pretrained("demo", peers=first.addresses, config=config) as model:
+            ids = torch.tensor([[5, 6, 7, 8, 9]])
+            options: dict[str, Any] = {"do_sample": False, "pad_token_id": 0, "return_dict_in_generate": True}
+            begun = model.generate(ids, max_new_tokens=6, min_new_tokens=6, **options)
+            second.kill()
+            more: Callable[[], Any] = lambda: model.generate(  # noqa: E731
+                begun.sequences, past_key_values=begun.past_key_values, max_new_tokens=6, min_new_tokens=6, **options
+            )
+            with pytest.raises(SwarmUnavailable, match="layers 4:8"):
+                more()
+            swarm.serve("demo", "4:8", *OPTIONS, peers=first.addresses)
+            resumed = more().sequences
+        expected = local.generate(ids, max_new_tokens=12, min_new_tokens=12, **options).sequences
+        assert torch.equal(resumed, expected)
+
+    def test_a_peer_that_refuses_sessions_is_left_aside(self, swarm: LocalSwarm, local: Any) -> None:
+        full = swarm.serve("demo", "0:8", *OPTIONS, "--max-sessions", "1")
+        expected = generate(local, "greedy", NEW_TOKENS)
+        with SwarmModel.from_pretrained("demo", peers=full.addresses) as occupant:
+            held = occupant.generate(
+                torch.tensor([[5, 6]]), max_new_tokens=2, pad_token_id=0, return_dict_in_generate=True
+            )
+            with SwarmModel.from_pretrained("demo", peers=full.addresses) as model:
+                swarm.start(
+                    "serve", "demo", "--layers", "0:8", "--host", "127.0.0.1", *OPTIONS,
+                    "--identity", str(swarm.folder / "late.key"), "--peers", full.addresses[0],
+                )  # fmt: skip
+                assert torch.equal(generate(model, "greedy", NEW_TOKENS), expected)
+            del held
