@@ -77,7 +77,7 @@ def complete(
     sampling: Sampling,
     show: Callable[[str], None],
 ) -> Completion:
-    """Generate, and hand each piece of text to `show` as soon as it is certain."""
+    """Generate, and hand the text to `show` as it becomes certain: once per token and once at the end, maybe empty."""
 
     def decode(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=True))

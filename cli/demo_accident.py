@@ -24,7 +24,7 @@ class Accident:
         self._model = model
         self._candidates = candidates
         self._after_tokens = after_tokens
-        self._pieces = 0
+        self._tokens = 0
         self.victim = ""
         self.token_index = 0
 
@@ -33,12 +33,12 @@ class Accident:
         return bool(self.victim)
 
     def show(self, text: str) -> None:
-        """Called with each piece of text; a piece is a token here, as the demo model's tokens end characters."""
+        """Called once with every token, with the text that it completes."""
         sys.stdout.write(text)
         sys.stdout.flush()
-        self._pieces += 1
+        self._tokens += 1
         in_sentence = not text.rstrip().endswith((".", "!", "?", '"'))
-        if not self.happened and self._pieces > self._after_tokens and in_sentence:
+        if not self.happened and self._tokens > self._after_tokens and in_sentence:
             self._kill(self._chosen())
 
     def _chosen(self) -> LocalPeer:
@@ -49,6 +49,6 @@ class Accident:
         )
 
     def _kill(self, peer: LocalPeer) -> None:
-        self.victim, self.token_index = peer.name, self._pieces - 1
+        self.victim, self.token_index = peer.name, self._tokens - 1
         self._swarm.kill(peer)
         typer.secho(f" [{peer.name} killed] ", fg="red", bold=True, nl=False)

@@ -17,6 +17,7 @@ from swarm.cli.sampling import Sampling
 if TYPE_CHECKING:
     from swarm import SwarmModel
     from swarm.cli.completion import Completion
+    from swarm.routing.chain import Chain, Hop
 
 
 def generate(settings: GenerateSettings) -> None:
@@ -28,13 +29,36 @@ def generate(settings: GenerateSettings) -> None:
     started = time.perf_counter()
     with _open_model(settings) as model:
         load_s = time.perf_counter() - started
-        completion = _complete(model, settings, prompt)
+        output = Output(model, streams=not settings.json_output)
+        completion = _complete(model, settings, prompt, output)
         if settings.json_output:
-            typer.echo(json.dumps(_as_json(model, completion, load_s), ensure_ascii=False))
+            typer.echo(json.dumps(_as_json(output, completion, load_s), ensure_ascii=False))
         else:
             typer.echo("" if completion.text.endswith("\n") else "\n", nl=False)
             if sys.stderr.isatty():
-                typer.secho(_summary(model, completion), dim=True, err=True)
+                typer.secho(_summary(output, completion), dim=True, err=True)
+
+
+class Output:
+    """Prints text as it comes, if `streams`, and remembers over which chain it came.
+
+    The session ends with `generate()`, so the chain is looked at with every token.
+    """
+
+    def __init__(self, model: SwarmModel, *, streams: bool) -> None:
+        self.model = model
+        self.chain: Chain | None = None
+        self._streams = streams
+
+    def show(self, text: str) -> None:
+        self.chain = self.model.chain or self.chain
+        if self._streams and text:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    @property
+    def hops(self) -> tuple[Hop, ...]:
+        return self.chain.hops if self.chain is not None else ()
 
 
 def _open_model(settings: GenerateSettings) -> SwarmModel:
@@ -51,7 +75,7 @@ def _open_model(settings: GenerateSettings) -> SwarmModel:
     )
 
 
-def _complete(model: Any, settings: GenerateSettings, prompt: Prompt) -> Completion:
+def _complete(model: SwarmModel, settings: GenerateSettings, prompt: Prompt, output: Output) -> Completion:
     from swarm.cli.completion import complete, load_tokenizer
 
     sampling = Sampling(
@@ -63,41 +87,30 @@ def _complete(model: Any, settings: GenerateSettings, prompt: Prompt) -> Complet
         settings.stop,
     )
     tokenizer = load_tokenizer(settings.model_source())
-    return complete(model, tokenizer, prompt, sampling, _ignore if settings.json_output else _print)
+    return complete(model, tokenizer, prompt, sampling, output.show)
 
 
-def _print(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def _ignore(text: str) -> None:
-    pass
-
-
-def _as_json(model: Any, completion: Completion, load_s: float) -> dict[str, Any]:
-    chain = model.chain
+def _as_json(output: Output, completion: Completion, load_s: float) -> dict[str, Any]:
+    name, stats = output.model.swarm.peer_name, output.model.stats
     return {
         "text": completion.text,
         "tokens": completion.tokens,
         "prompt_tokens": completion.prompt_tokens,
         "finish_reason": completion.finish_reason,
         "timings": {"load_s": round(load_s, 4), **completion.timings()},
-        "chain": [
-            {"peer_id": hop.peer_id, "name": model.swarm.peer_name(hop.peer_id), "span": str(hop.span)}
-            for hop in (chain.hops if chain else ())
-        ],
-        "failovers": model.stats.failovers,
-        "stalled_s": round(model.stats.stalled_s, 4),
+        "chain": [{"peer_id": h.peer_id, "name": name(h.peer_id), "span": str(h.span)} for h in output.hops],
+        "failovers": stats.failovers,
+        "stalled_s": round(stats.stalled_s, 4),
     }
 
 
-def _summary(model: Any, completion: Completion) -> str:
-    rate = completion.tokens_per_s
-    speed = f", {rate:.1f} tokens/s" if rate is not None else ""
-    hops = f", {len(model.chain.hops)} peers" if model.chain else ""
-    failovers = f", {model.stats.failovers} failovers" if model.stats.failovers else ""
-    return f"{len(completion.tokens)} tokens{speed}{hops}{failovers}"
+def _summary(output: Output, completion: Completion) -> str:
+    rate, failovers = completion.tokens_per_s, output.model.stats.failovers
+    parts = [f"{len(completion.tokens)} tokens"]
+    parts += [f"{rate:.1f} tokens/s"] if rate is not None else []
+    parts += [f"{len(output.hops)} peers"] if len(output.hops) != 1 else ["1 peer"]
+    parts += [f"{failovers} failovers"] if failovers else []
+    return ", ".join(parts)
 
 
 command = command_of(GenerateSettings, generate)

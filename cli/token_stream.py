@@ -69,6 +69,8 @@ def _stop_prefix(text: str, stops: Sequence[str]) -> int:
 class TokenStream:
     """A transformers streamer for one sequence: hands out text, and keeps the time of every token.
 
+    `show` is called once with every token, with the text that it completes (maybe none), and once at the end.
+
     Attributes:
         times: `time.perf_counter()` at which each new token came.
         ids: the new tokens.
@@ -89,11 +91,7 @@ class TokenStream:
         self.times.append(time.perf_counter())
         new = [int(token) for token in value.flatten().tolist()]
         self.ids.extend(new)
-        self._emit(self.assembler.add(new))
+        self._show(self.assembler.add(new))
 
     def end(self) -> None:
-        self._emit(self.assembler.finish())
-
-    def _emit(self, text: str) -> None:
-        if text:
-            self._show(text)
+        self._show(self.assembler.finish())

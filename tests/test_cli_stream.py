@@ -69,7 +69,7 @@ def test_a_stream_skips_the_prompt_and_keeps_a_time_per_token() -> None:
     for token in b"hi":
         stream.put(torch.tensor([token]))
     stream.end()
-    assert (shown, stream.ids, len(stream.times)) == (["h", "i"], [104, 105], 2)
+    assert (shown, stream.ids, len(stream.times)) == (["h", "i", ""], [104, 105], 2)
 
 
 @pytest.mark.parametrize(
