@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from swarm.core.config import ModelConfig
 from swarm.core.span import Span
@@ -35,9 +35,9 @@ class Twins:
     """The same checkpoint, as a local model and as three shards behind a client model."""
 
     source: ModelSource
-    local: PreTrainedModel
+    local: Any
     runner: LocalRunner
-    model: PreTrainedModel
+    model: Any
 
 
 @functools.cache
@@ -64,7 +64,8 @@ def twins_of(model_type: str) -> Twins:
     """Local model and sharded model of an architecture."""
     source = source_of(model_type)
     with contextlib.redirect_stderr(io.StringIO()):
-        local = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32).eval()
+        auto: Any = AutoModelForCausalLM
+        local = auto.from_pretrained(source.folder, dtype=torch.float32).eval()
     runner = LocalRunner(load_shards(model_type))
     return Twins(source, local, runner, load_client_model(source, runner, dtype=torch.float32))
 

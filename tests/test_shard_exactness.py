@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def test_logits_equal_those_of_the_local_model(model_type: str) -> None:
 @every_architecture
 def test_greedy_tokens_equal_those_of_the_local_model(model_type: str) -> None:
     twins = twins_of(model_type)
-    arguments = {
+    arguments: dict[str, Any] = {
         "input_ids": prompt(),
         "do_sample": False,
         "output_logits": True,
@@ -42,13 +44,19 @@ def test_greedy_tokens_equal_those_of_the_local_model(model_type: str) -> None:
 @every_architecture
 def test_sampled_tokens_equal_those_of_the_local_model(model_type: str) -> None:
     twins = twins_of(model_type)
-    arguments = {"input_ids": prompt(), "do_sample": True, "temperature": 0.9, "top_p": 0.95, "seed": 7}
+    arguments: dict[str, Any] = {
+        "input_ids": prompt(),
+        "do_sample": True,
+        "temperature": 0.9,
+        "top_p": 0.95,
+        "seed": 7,
+    }
     assert generate(twins.local, **arguments).tolist() == generate(twins.model, **arguments).tolist()
 
 
 @every_architecture
 def test_a_left_padded_batch_generates_the_same_tokens(model_type: str) -> None:
     twins = twins_of(model_type)
-    arguments = {**left_padded(), "do_sample": False}
+    arguments: dict[str, Any] = {**left_padded(), "do_sample": False}
     assert generate(twins.local, **arguments).tolist() == generate(twins.model, **arguments).tolist()
     assert not twins.runner.sessions, "every session ends with its cache"

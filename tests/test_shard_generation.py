@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_a_turn_after_assisted_generation_continues_the_same_session() -> None:
     assert said[0] == said[1]
 
 
-class Collector(BaseStreamer):  # type: ignore[no-untyped-call]
+class Collector(BaseStreamer):
     """A streamer that keeps the tokens."""
 
     def __init__(self) -> None:
@@ -233,4 +234,4 @@ def test_a_remote_cache_cannot_be_copied() -> None:
     cache = twins_of("llama").model.remote_layers.new_cache()
     assert isinstance(cache, RemoteCache)
     with pytest.raises(RequestError, match="cannot be copied"):
-        __import__("copy").deepcopy(cache)
+        copy.deepcopy(cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,6 @@ from swarm.shards.step import Step, StepTensors
 from tests.shard_lab import feed, hidden, load_shards, twins_of
 
 pytestmark = pytest.mark.slow
-EXACT = {"atol": 1e-5, "rtol": 0}
 attention_models = pytest.mark.parametrize("model_type", ["bloom", "gemma3_text", "gpt2", "llama", "mixtral"])
 
 
@@ -25,6 +25,11 @@ attention_models = pytest.mark.parametrize("model_type", ["bloom", "gemma3_text"
 def middle_shard(model_type: str) -> Shard:
     """Layers 1:4 of an architecture."""
     return load_shards(model_type, [Span(1, 4)])[0]
+
+
+def assert_close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    """Equal but for the order of float additions."""
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
 
 
 def opened(model_type: str, *, rollback: bool = True) -> ShardSession:
@@ -65,7 +70,7 @@ def test_a_rolled_back_session_continues_as_if_nothing_had_happened(model_type: 
     feed(detour, 2, 11, hidden(4, seed=9))
     expected = feed(straight, 1, 9, hidden(3, seed=5))
     found = feed(detour, 3, 9, hidden(3, seed=5))
-    torch.testing.assert_close(found.hidden, expected.hidden, **EXACT)
+    assert_close(found.hidden, expected.hidden)
     assert detour.length == detour.kept.length == 12
 
 
@@ -80,8 +85,8 @@ def test_a_replayed_session_ends_in_the_state_of_the_lost_one(model_type: str, c
         start += piece.shape[1]
     replay(kept_inputs(*pieces), heir, chunk)
     expected, found = (feed(session, 200, 12, hidden(2, seed=6)) for session in (lost, heir))
-    torch.testing.assert_close(found.hidden, expected.hidden, **EXACT)
-    torch.testing.assert_close(heir.kept.slice(0, 14).hidden, lost.kept.slice(0, 14).hidden, **EXACT)
+    assert_close(found.hidden, expected.hidden)
+    assert_close(heir.kept.slice(0, 14).hidden, lost.kept.slice(0, 14).hidden)
 
 
 @pytest.mark.parametrize("model_type", ["falcon_h1", "qwen3_next"])
@@ -93,7 +98,7 @@ def test_a_recurrent_session_is_replayed_in_one_piece(model_type: str) -> None:
     feed(lost, 2, 9, hidden(1, seed=5))
     replay(kept_inputs(hidden(8), hidden(1, seed=4), hidden(1, seed=5)), heir, 100)
     expected, found = (feed(session, 3, 10, hidden(1, seed=6)) for session in (lost, heir))
-    torch.testing.assert_close(found.hidden, expected.hidden, atol=1e-4, rtol=0)
+    assert_close(found.hidden, expected.hidden, 1e-4)
 
 
 def test_a_recurrent_session_refuses_to_roll_back_and_goes_on() -> None:
@@ -133,7 +138,7 @@ def test_selected_rows_continue_where_their_origin_was(model_type: str) -> None:
     new = hidden(2, rows=2, seed=6)
     found = feed(batch, 1, 7, new, select_rows=(2, 2))
     expected = feed(single, 1, 7, new[1:])
-    torch.testing.assert_close(found.hidden[1:], expected.hidden, **EXACT)
+    assert_close(found.hidden[1:], expected.hidden)
     assert batch.rows == batch.kept.rows == 2
     assert torch.equal(batch.kept.slice(0, 7).hidden[0], batch.kept.slice(0, 7).hidden[1])
 
@@ -147,10 +152,10 @@ def test_padding_is_invisible_and_accumulates_over_steps(model_type: str) -> Non
     positions = (mask.long().cumsum(1) - 1).clamp(min=0)
     found = feed(padded, 0, 0, states, mask=mask, positions=positions)
     expected = feed(plain, 0, 0, states[:, 3:])
-    torch.testing.assert_close(found.hidden[:, 3:], expected.hidden, atol=1e-4, rtol=0)
+    assert_close(found.hidden[:, 3:], expected.hidden, 1e-4)
     step = hidden(1, seed=5)
     found = feed(padded, 1, 8, step, positions=torch.tensor([[5]]))
-    torch.testing.assert_close(found.hidden, feed(plain, 1, 5, step).hidden, atol=1e-4, rtol=0)
+    assert_close(found.hidden, feed(plain, 1, 5, step).hidden, 1e-4)
     kept = padded.kept.slice(0, 9)
     assert kept.mask is not None
     assert kept.mask[0].tolist() == [False] * 3 + [True] * 6
@@ -196,7 +201,7 @@ def test_a_step_that_does_not_fit_is_refused_and_changes_nothing(step: Step, wor
 def test_a_session_whose_step_broke_half_way_says_that_it_is_lost() -> None:
     session = load_shards("llama", [Span(1, 4)])[0].open(Span(1, 4), rollback=False)
     feed(session, 0, 0, hidden(4))
-    layer = session._shard.window[2]
+    layer: Any = session._shard.window[2]
     handle = layer.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
         feed(session, 1, 4, hidden(1))

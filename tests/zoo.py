@@ -108,13 +108,16 @@ def tiny_model(
 ) -> PreTrainedModel:
     """A model with random weights, large enough in scale that its logits differ clearly."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(tiny_config(model_type, **changes)).to(dtype)
+    auto: Any = AutoModelForCausalLM
+    model: PreTrainedModel = auto.from_config(tiny_config(model_type, **changes)).to(dtype)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() >= 2:
                 parameter.normal_(0.0, 0.12)
+    assert model.generation_config is not None
     model.generation_config.eos_token_id = None
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def save_tiny(

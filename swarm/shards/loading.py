@@ -46,7 +46,12 @@ def load_weights(
     check_memory(needed_bytes, device, source.name)
     tensors = LazyTensors(source.weight_map, source.file, needed_keys(probe, source.weight_map))
     tensors.prepare()
-    options: dict[str, Any] = {"dtype": dtype, "state_dict": tensors, "output_loading_info": True}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "state_dict": tensors,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }
     if device.type != "cpu":
         options["device_map"] = {"": device}
     try:

@@ -83,7 +83,7 @@ class GrowingSlidingLayer(DynamicSlidingWindowLayer):  # type: ignore[no-untyped
     values: Tensor
 
     def __init__(self, sliding_window: int) -> None:
-        super().__init__(sliding_window)  # type: ignore[no-untyped-call]
+        super().__init__(sliding_window)
         self.rooms = Room(), Room()
 
     def update(

@@ -24,7 +24,8 @@ from swarm.shards.history import History
 from swarm.shards.step import Step, StepTensors
 
 if TYPE_CHECKING:
-    from swarm.shards.shard import Shard, SpanRun
+    from swarm.shards.shard import Shard
+    from swarm.shards.span_run import SpanRun
 
 
 @dataclass(slots=True)

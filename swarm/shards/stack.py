@@ -88,9 +88,18 @@ def modules_along(model: nn.Module, path: str) -> list[nn.Module]:
 
 
 def stack_of(model: PreTrainedModel) -> tuple[nn.Module, str]:
-    """The module that owns the decoder layers, and the attribute that holds them."""
+    """The module that owns the decoder layers, and the attribute that holds them.
+
+    Raises:
+        ModelError: if there is none, or it is not called with token embeddings.
+    """
     path = find_stack(model)
-    return modules_along(model, path.module)[-1], path.attribute
+    stack = modules_along(model, path.module)[-1]
+    if "inputs_embeds" not in inspect.signature(inspect.unwrap(type(stack).forward)).parameters:
+        raise ModelError(
+            f"{type(model).__name__} is not supported: its layers are run by {type(stack).__name__}, no decoder"
+        )
+    return stack, path.attribute
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,9 +89,7 @@ def _check_values(tensors: StepTensors, form: StepForm) -> None:
         low, high = (int(value) for value in tensors.positions.aminmax())
         limit = form.traits.position_limit
         if low < 0 or (limit is not None and high >= limit):
-            raise RequestError(
-                f"positions {low} to {high} are not within the {limit or 'positive'} ones this model has"
-            )
+            raise RequestError(f"positions {low} to {high} are not within 0 and {(limit or 1 << 62) - 1}")
     if tensors.token_ids is not None:
         low, high = (int(value) for value in tensors.token_ids.aminmax())
         if low < 0 or high >= form.vocabulary:
