@@ -91,7 +91,9 @@ def test_killed_hops_change_no_token(
     assert model.stats.failovers >= 1
 
 
-def test_two_neighbours_killed_at_once_change_no_token(twins: TwinSwarm, model: SwarmModel, local: Any) -> None:
+def test_two_neighbours_killed_at_once_change_no_token(
+    twins: TwinSwarm, model: SwarmModel, local: Any
+) -> None:
     def kill() -> None:
         for peer in hop_peers(twins, model, (1, 2)):
             peer.kill()
@@ -119,7 +121,9 @@ def test_only_the_lost_layers_are_computed_again(
 
     def spent() -> dict[str, int]:
         now = twins.computed()
-        used = {peer: now[peer] - before[peer] for peer in now if peer in before and now[peer] != before[peer]}
+        used = {
+            peer: now[peer] - before[peer] for peer in now if peer in before and now[peer] != before[peer]
+        }
         return used if all(used.get(peer) == forwarded for peer in survivors) else {}
 
     used = wait_for(spent, 15.0, f"each survivor announces {forwarded} computed tokens")
@@ -205,7 +209,11 @@ class TestWithoutReplica:
             begun = model.generate(ids, max_new_tokens=6, min_new_tokens=6, **options)
             second.kill()
             more: Callable[[], Any] = lambda: model.generate(  # noqa: E731
-                begun.sequences, past_key_values=begun.past_key_values, max_new_tokens=6, min_new_tokens=6, **options
+                begun.sequences,
+                past_key_values=begun.past_key_values,
+                max_new_tokens=6,
+                min_new_tokens=6,
+                **options,
             )
             with pytest.raises(SwarmUnavailable, match="layers 4:8"):
                 more()

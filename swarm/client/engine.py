@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from swarm.core.errors import NodeError
 
 Result = TypeVar("Result")
 JOIN_TIMEOUT_S = 10.0
+CLOSED = "this model is closed: load it again with SwarmModel.from_pretrained"
 
 
 class Engine:
@@ -45,10 +46,12 @@ class Engine:
         loop = self._loop
         if loop is None:
             work.close()
-            raise NodeError("this model is closed: load it again with SwarmModel.from_pretrained")
+            raise NodeError(CLOSED)
         future = asyncio.run_coroutine_threadsafe(work, loop)
         try:
             return future.result()
+        except CancelledError as error:
+            raise NodeError(CLOSED) from error
         except BaseException:
             future.cancel()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -82,6 +83,9 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
         layers = cast(RemoteLayers, loaded.__dict__["remote_layers"])
         network.attach(LoadedModel(layers.__dict__["traits"], _name(chosen)))
         loaded.__dict__["swarm"] = network
+        weakref.finalize(
+            loaded, network.close
+        )  # a model that nobody closed leaves when it is collected, or at exit
         loaded.__dict__["source_name"] = source.name
         return cast(Self, loaded)
 
