@@ -209,12 +209,10 @@ def test_p2pd_stands_outside_our_session_so_that_ctrl_c_drains_first() -> None:
 @both_loops
 def test_the_death_of_p2pd_fails_the_node_and_closes_its_links(loop: str) -> None:
     async def scenario() -> None:
-        async with node() as one, node(peers=one.addresses, listen=False) as two:
+        async with node() as one, node(peers=one.addresses) as two:
             link = await two.connect(one.peer_id)
             failure = asyncio.create_task(two.wait_failed())
-            [p2pd] = [
-                process for process in psutil.Process().children() if "-noListenAddrs" in process.cmdline()
-            ]
+            [p2pd] = [process for process in psutil.Process().children() if "-b=1" in process.cmdline()]
             p2pd.kill()
             assert "p2pd" in str(await failure)
             assert link.closed

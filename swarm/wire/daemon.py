@@ -118,6 +118,11 @@ class Daemon:
         code = await self._process.wait()
         return f"exit status {code}" + (f", {self._last_line}" if self._last_line else "")
 
+    def fail_calls(self) -> None:
+        """End all calls that wait for an answer of p2pd: hivemind would let them wait for ever."""
+        if self.p2p is not None:
+            _fail_calls(self.p2p._client.control)
+
     async def stop(self) -> None:
         """Disconnect and end p2pd; idempotent."""
         if self.p2p is not None:
@@ -147,9 +152,20 @@ class Daemon:
 async def _shut(p2p: Any) -> None:
     """hivemind cancels its tasks without waiting for them; wait, so that none outlives the node."""
     control = p2p._client.control
-    tasks = [p2p._listen_task, control._read_task, control._write_task]
+    tasks = [p2p._listen_task, control._read_task, control._write_task, *control._handler_tasks.values()]
     await p2p.shutdown()
+    _fail_calls(control)
+    for task in control._handler_tasks.values():
+        task.cancel()
     await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
+
+
+def _fail_calls(control: Any) -> None:
+    from hivemind.p2p import P2PDaemonError
+
+    for answer in control._pending_calls.values():
+        if not answer.done():
+            answer.set_exception(P2PDaemonError("p2pd ended"))
 
 
 def _arguments(options: DaemonOptions, control: str) -> list[str]:

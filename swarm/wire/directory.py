@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 _RPC_TIMEOUT_S = 1.5
 _REPLICAS = 5
 _JOIN_TIMEOUT_S = 8.0
-_REJOIN_S = 10.0
 _RETRY_S = 0.2
 _OPERATION_TIMEOUT_S = 10.0
 
@@ -69,11 +68,7 @@ class Directory:
         )
         directory = cls(dht, identity, gate, bootstrap)
         if bootstrap:
-            try:
-                await directory._join()
-            except BaseException:
-                await dht.shutdown()
-                raise
+            await directory._join()
         return directory
 
     def now(self) -> float:
@@ -141,18 +136,18 @@ class Directory:
                     newest[record.claims.peer_id] = record
         return [record.body for record in newest.values()]
 
-    async def keep_joined(self) -> None:
+    async def keep_joined(self, every_s: float) -> None:
         """Greet the bootstrap nodes now and then, for as long as this is awaited.
 
         One that was restarted, or that was cut off from us for a while, has forgotten us and everybody else.
         """
         while self._bootstrap:
-            await asyncio.sleep(_REJOIN_S)
+            await asyncio.sleep(every_s)
             await asyncio.gather(*map(self._ping, self._bootstrap))
 
-    async def close(self) -> None:
-        """Leave the DHT."""
-        await self._dht.shutdown()
+    def close(self) -> None:
+        """End what hivemind does in the background; p2pd is about to end, and needs not be told."""
+        self._dht.is_alive = False
 
     async def _join(self) -> None:
         try:

@@ -78,6 +78,7 @@ class Node:
         protocol: int = PROTOCOL_VERSION,
         software: str = "",
         silence_s: float = 6.0,
+        rejoin_s: float = 10.0,
     ) -> Node:
         """Start a node, and join the swarm of `config.peers`.
 
@@ -91,13 +92,13 @@ class Node:
         _check(config)
         node = cls(identity, handler, Hello(protocol=protocol, software=software), silence_s)
         try:
-            await node._start(config, identity, inspect)
+            await node._start(config, identity, inspect, rejoin_s)
         except BaseException:
             await node.stop()
             raise
         return node
 
-    async def _start(self, config: NodeConfig, identity: Identity, inspect: Inspect) -> None:
+    async def _start(self, config: NodeConfig, identity: Identity, inspect: Inspect, rejoin_s: float) -> None:
         listen = listen_address(config.host, config.port) if config.listen else None
         if listen is not None:
             await _wait_for_port(config.host, config.port)
@@ -120,7 +121,7 @@ class Node:
             self._daemon.p2p, identity, inspect, bootstrap=config.peers, serve=config.listen
         )
         self._spawn(self._beat())
-        self._spawn(self.directory.keep_joined())
+        self._spawn(self.directory.keep_joined(rejoin_s))
 
     async def _find_addresses(self, config: NodeConfig) -> list[str]:
         if not config.listen:
@@ -225,7 +226,7 @@ class Node:
             await link.close("this node stops")
         await self._end_tasks()
         if hasattr(self, "directory"):
-            await self.directory.close()
+            self.directory.close()
         if hasattr(self, "_daemon"):
             await self._daemon.stop()
         if self._folder is not None:
@@ -241,6 +242,7 @@ class Node:
         words = await self._daemon.wait_ended()
         if self._stopping:
             return
+        self._daemon.fail_calls()
         for link in self.links():
             await link.close("p2pd of this node ended")
         if not self._failed.done():
