@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,12 @@ def serve(settings: ServeSettings) -> None:
     clear_ready_file(settings.ready_file)
     with claimed_identity(settings.identity) as identity:
         config = settings.peer_config(identity)
-        typer.echo(f"Loading {config.model.name} ...", err=True)
+        if sys.stderr.isatty():  # in a log or a script, errors alone stand on stderr
+            typer.echo(f"Loading {config.model.name} ...", err=True)
         from swarm.peer.server import serve as serve_peer  # imports torch and hivemind: seconds
 
         run_async(serve_peer(config, on_ready=_announcer(config)))
-    typer.echo("Left the swarm.", err=True)
+    typer.echo("Left the swarm.")
 
 
 def _announcer(config: PeerConfig) -> Callable[[ReadyInfo], None]:
