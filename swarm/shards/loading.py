@@ -12,7 +12,6 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from swarm.core.config import Quantization
 from swarm.core.errors import ModelError
 from swarm.shards.checkpoint import LazyTensors, needed_keys, weight_bytes
 from swarm.shards.source import ModelSource
@@ -34,7 +33,6 @@ def load_weights(
     *,
     dtype: torch.dtype,
     device: torch.device,
-    quantize: Quantization | None = None,
 ) -> LoadedModel:
     """Build `cls` from the tensors of `source` that it needs.
 

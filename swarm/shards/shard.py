@@ -9,19 +9,19 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from swarm.core.config import Quantization
-from swarm.core.errors import ConfigError, RequestError
+from swarm.core.errors import ConfigError, ModelError, RequestError
 from swarm.core.span import Span
 from swarm.shards.cache import ShardCache
-from swarm.shards.loading import load_weights
+from swarm.shards.quantize import state_bytes
 from swarm.shards.session import ShardSession
 from swarm.shards.source import ModelSource
+from swarm.shards.span_loading import load_quantized_span, load_span
 from swarm.shards.span_run import SpanRun
 from swarm.shards.stack import layer_count, read_layer_call, stack_of, text_config
 from swarm.shards.step import StepTensors
 from swarm.shards.step_form import StepForm, check_tensors
 from swarm.shards.stubs import ZeroEmbedding
 from swarm.shards.traits import read_traits
-from swarm.shards.truncate import truncated_class
 from swarm.shards.window import LayerWindow
 
 
@@ -47,7 +47,6 @@ class Shard(nn.Module):
         self.call = read_layer_call(stack, attribute)
         self.traits = read_traits(stack, model.config, self.call)
         layers = cast(nn.ModuleList, getattr(stack, attribute))
-        self.form = StepForm(self.hidden_size, self.config.vocab_size, self.traits, self.call)
         self._indices = {i: _cache_indices(layers[i], i) for i in range(span.start, span.end)}
         self.window = LayerWindow(layers)
         setattr(stack, attribute, self.window)
@@ -58,7 +57,9 @@ class Shard(nn.Module):
                 module.__dict__["like"] = self._like
         self._runs: dict[Span, SpanRun] = {}
         tensors = [*model.parameters(), *model.buffers()]
-        self.weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        self.weight_bytes = sum(t.numel() * t.element_size() for t in tensors) + state_bytes(model)
+        self.boundary = self._find_boundary()
+        self.form = StepForm(self.boundary, self.hidden_size, self.config.vocab_size, self.traits, self.call)
         self.cache_bytes_per_token = self._measure_token()
 
     @classmethod
@@ -81,10 +82,10 @@ class Shard(nn.Module):
             raise ConfigError(
                 f"layers {span} asked for, but {source.name} has only layers 0:{source.n_layers}"
             )
-        base, config = source.causal_class()
-        loaded = load_weights(
-            source, truncated_class(base, config, span), config, dtype=dtype, device=device, quantize=quantize
-        )
+        if quantize is None:
+            loaded = load_span(source, span, dtype=dtype, device=device)
+        else:
+            loaded = load_quantized_span(source, span, quantize, dtype=dtype, device=device)
         shard = cls(loaded.model, span, dtype, device)
         shard.bytes_read = loaded.bytes_read
         return shard
@@ -119,15 +120,30 @@ class Shard(nn.Module):
 
     def example(self, span: Span, *, rows: int = 1, tokens: int = 1) -> StepTensors:
         """Zeros in the form that layers `span` expect: for measuring and for trying out whether they run."""
+        return self._zeros(span, rows, tokens, self.boundary)
+
+    def _zeros(self, span: Span, rows: int, tokens: int, boundary: tuple[int, ...]) -> StepTensors:
         width = self.traits.per_layer_width
         ahead = layer_count(self.config) - span.start
-        zeros = torch.zeros(rows, tokens, self.hidden_size, dtype=self.dtype)
+        embeds = torch.zeros(rows, tokens, self.hidden_size, dtype=self.dtype)
         return StepTensors(
-            hidden=zeros,
+            hidden=torch.zeros(rows, tokens, *boundary, dtype=self.dtype),
             token_ids=torch.zeros(rows, tokens, dtype=torch.long) if self.traits.needs_token_ids else None,
-            embeds=zeros.clone() if self.traits.needs_embeds else None,
+            embeds=embeds if self.traits.needs_embeds else None,
             per_layer=torch.zeros(rows, tokens, ahead, width, dtype=self.dtype) if width else None,
         )
+
+    def _find_boundary(self) -> tuple[int, ...]:
+        """What follows rows and tokens in a hidden state: `(H,)`, or more where a model keeps several streams."""
+        rows, tokens = 2, 3
+        zeros = self._zeros(self.span, rows, tokens, (self.hidden_size,))
+        with torch.inference_mode():
+            shape = self._run(self.span).boundary(zeros, self.new_cache(self.span, rollback=False))
+        if shape[:2] != (rows, tokens):
+            raise ModelError(
+                f"{type(self.model).__name__} has hidden states of shape {shape}, not [rows, tokens, ...]"
+            )
+        return shape[2:]
 
     def _measure_token(self) -> int:
         """Bytes that one token really takes, found by running one through all layers."""

@@ -34,6 +34,7 @@ class SpanRun:
         self._traits = shard.traits
         self._slot = Slot()
         self._view = shard.window.views(span, self._slot, shard.call)
+        self._hidden_size = shard.hidden_size
         names = set(inspect.signature(inspect.unwrap(type(shard.stack).forward)).parameters)
         self._takes_mask = "attention_mask" in names
         self._takes_positions = "position_ids" in names
@@ -56,6 +57,19 @@ class SpanRun:
             self._slot.hidden, self._slot.carry = None, ()
         raise ModelError(f"{type(self._stack).__name__} did not call its layer {self.span.end - 1}")
 
+    def boundary(self, tensors: StepTensors, cache: ShardCache) -> tuple[int, ...]:
+        """The shape `[B, n, ...]` of the hidden state that the stack hands to its first layer."""
+        if self._traits.per_layer_width:
+            self._give_per_layer(tensors)
+        self._window.show(self._window.probe(self._slot))
+        try:
+            self._stack(**self._arguments(tensors, cache, None))
+        except SpanDone as done:
+            return tuple(done.output.shape)
+        finally:
+            self._window.show(None)
+        raise ModelError(f"{type(self._stack).__name__} did not call its first layer")
+
     def _moved(self, value: Tensor) -> Tensor:
         return value.to(device=self._shard.device, dtype=self._shard.dtype)
 
@@ -74,8 +88,10 @@ class SpanRun:
             arguments["inputs_embeds"] = self._moved(tensors.embeds)
         else:
             # never the hidden state itself: some stacks write into their embeddings
-            assert self._slot.hidden is not None
-            arguments["inputs_embeds"] = torch.zeros_like(self._slot.hidden)
+            hidden = tensors.hidden
+            arguments["inputs_embeds"] = torch.zeros(
+                *hidden.shape[:2], self._hidden_size, dtype=self._shard.dtype, device=device
+            )
         return arguments
 
     def _give_per_layer(self, tensors: StepTensors) -> None:

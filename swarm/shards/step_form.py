@@ -20,6 +20,7 @@ _DTYPES = {"mask": torch.bool, "positions": torch.int64, "token_ids": torch.int6
 class StepForm:
     """What decides the tensors of a model's steps."""
 
+    boundary: tuple[int, ...]
     hidden_size: int
     vocabulary: int
     traits: ModelTraits
@@ -28,16 +29,15 @@ class StepForm:
     def shapes(self, tensors: StepTensors, layers_ahead: int) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor that may be there; -1 stands for any size."""
         rows, count = tensors.hidden.shape[:2] if tensors.hidden.dim() >= 2 else (-1, -1)
-        wide = (rows, count, self.hidden_size)
         shapes: dict[str, tuple[int, ...]] = {
-            "hidden": wide,
+            "hidden": (rows, count, *self.boundary),
             "mask": (rows, count),
             "positions": (rows, count),
         }
         if self.traits.needs_token_ids:
             shapes["token_ids"] = (rows, count)
         if self.traits.needs_embeds:
-            shapes["embeds"] = wide
+            shapes["embeds"] = (rows, count, self.hidden_size)
         if self.traits.per_layer_width:
             shapes["per_layer"] = (rows, count, layers_ahead, self.traits.per_layer_width)
         carried = zip(tensors.carry, self.call.carried, strict=False)

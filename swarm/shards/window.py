@@ -86,6 +86,13 @@ class _Inside(_Proxy):
         return output
 
 
+class _Probe(_Proxy):
+    """Stops the loop before the first layer, with the hidden state that the stack hands to it."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise SpanDone(args[0] if args else kwargs["hidden_states"])
+
+
 class LayerWindow(nn.ModuleList):
     """A `ModuleList` whose iteration shows `view` instead of its modules."""
 
@@ -103,6 +110,11 @@ class LayerWindow(nn.ModuleList):
             first, last = index == span.start, index == span.end - 1
             view.append(_Inside(layer, slot, first=first, last=last) if first or last else layer)
         return view + layers[span.end :]
+
+    def probe(self, slot: Slot) -> list[Any]:
+        """A view that only finds out what enters the first layer."""
+        layers: list[Any] = list(self._modules.values())
+        return [_Probe(layers[0], slot), *layers[1:]]
 
     def show(self, view: list[Any] | None) -> None:
         """Let the following iterations see `view`; None shows the modules themselves."""
