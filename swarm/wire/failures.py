@@ -12,6 +12,7 @@ from swarm.core.errors import (
     SwarmError,
 )
 from swarm.wire.messages import Failed, FailureKind
+from swarm.wire.strange_text import one_line
 
 _MAX_TEXT = 2000
 _KIND_OF: tuple[tuple[type[SwarmError], FailureKind], ...] = (
@@ -38,6 +39,7 @@ def failed_of(request: int, error: SwarmError) -> Failed:
 
 def error_of(kind: FailureKind, message: str, peer_id: str, retry_after_s: float = 1.0) -> SwarmError:
     """The error to raise for a failure that `peer_id` reported."""
+    message = one_line(message, _MAX_TEXT)
     match kind:
         case "busy":
             return PeerBusy(message, peer_id, retry_after_s)

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from swarm.core.errors import PeerIncompatible, RequestError
 from swarm.wire.messages import Hello, Message, Output, StepMessage, parse
+from swarm.wire.strange_text import one_line
 from swarm.wire.tensor_size import tensors_nbytes
 
 MAX_HEADER_BYTES = 64 << 10
@@ -214,4 +215,4 @@ def decode_header(header: Buffer, payload_bytes: int) -> Message:
 def _first_error(exc: ValidationError) -> str:
     first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}"[:200]
+    return one_line(f"{place}: {first['msg']}", 200)
