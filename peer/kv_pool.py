@@ -1,7 +1,7 @@
 """Books of the KV cache: who holds how many pages.
 
-A page is room for `PAGE_TOKENS` token rows (one position of one row) in every layer of the peer's span. The pool counts;
-the tensors themselves belong to the sessions.
+A page is room for `PAGE_TOKENS` token rows (one position of one row) in every layer of the peer's span. The pool
+counts; the tensors themselves belong to the sessions.
 """
 
 from __future__ import annotations

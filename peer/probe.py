@@ -1,4 +1,4 @@
-"""The proof that a peer works: a real forward, by a client of its own, over the wire. Nobody is told of the peer before.
+"""The proof that a peer works: a real forward, by a client of its own, over the wire, before others are told of it.
 
 The same steps measure how long a layer takes.
 """

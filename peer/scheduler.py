@@ -1,7 +1,7 @@
 """Which waiting work runs next: a pure decision over frozen data.
 
-Within a session work runs in the order of arrival. Between sessions short work (decode) goes before long work (prefill),
-unless long work has waited longer than `PATIENCE_S`; equals go in the order of arrival.
+Within a session work runs in the order of arrival. Between sessions short work (decode) goes before long work
+(prefill), unless long work has waited longer than `PATIENCE_S`; equals go in the order of arrival.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from swarm.core.config import PeerConfig
 from swarm.core.errors import ConfigError, SwarmError
 from swarm.core.precision import precision_name
 from swarm.core.span import Span
+from swarm.core.version import VERSION
 from swarm.peer.announcer import Announcer
 from swarm.peer.capacity import MemoryPlan, cache_bytes_per_layer_token, check_explicit_cache, weight_factor
 from swarm.peer.device import choose_device, free_memory
@@ -202,6 +203,7 @@ class _Peer:
             links={
                 link.peer_id: link.rtt_s / 2 for link in self._node.links()[:32] if link.rtt_s is not None
             },
+            version=VERSION,
             issued_at=now,
             expires_at=expires_at,
         )

@@ -104,8 +104,7 @@ class Service:
         """Wait until no session is left; False if the time ran out."""
         try:
             async with asyncio.timeout(within_s):
-                while len(self.sessions):
-                    await asyncio.sleep(0.05)
+                await self.sessions.wait_empty()
         except TimeoutError:
             return False
         return True

@@ -94,6 +94,11 @@ class SessionTable:
         """Give back what `admit` reserved."""
         self._release(session)
 
+    async def wait_empty(self) -> None:
+        """Returns when no session is left."""
+        while self._sessions:
+            await self._freed.wait()
+
     def _release(self, session: bytes) -> None:
         self._pool.release(session)
         self._freed.set()
@@ -104,7 +109,7 @@ class SessionTable:
             raise RequestError("a session of this id exists already: use a fresh id")
         if not self._pool.could_ever_hold(tokens):
             raise RequestError(
-                f"the session needs room for {tokens} cached tokens and this peer has {self._pool.total_tokens} in all: "
+                f"the session needs room for {tokens} cached tokens, this peer has {self._pool.total_tokens} in all: "
                 "shorten prompt or max tokens, or serve with a larger --cache-tokens"
             )
         if len(self._sessions) + len(self._admitting) >= self._limits.max_sessions:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from swarm.core.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from swarm.client.model import SwarmModel
     from swarm.client.stats import ClientStats
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
         SwarmUnavailable,
     )
 
-__version__ = "0.1.0"
 _HOMES = {
     "SwarmModel": "swarm.client.model",
     "ClientStats": "swarm.client.stats",

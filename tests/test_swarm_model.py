@@ -148,5 +148,5 @@ def test_unreachable_peers_are_named() -> None:
 def test_peers_of_another_checkpoint_with_equal_shapes_are_not_used(zygote: Any) -> None:
     with LocalSwarm(zygote) as swarm:
         swarm.serve(folder_of("llama", seed=1), "0:6", "--threads", "1")
-        with pytest.raises(SwarmUnavailable, match="another checkpoint|it serves"):
+        with pytest.raises(SwarmUnavailable, match=r"another checkpoint|it serves"):
             SwarmModel.from_pretrained(folder_of("llama"), peers=swarm.addresses)

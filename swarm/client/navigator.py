@@ -155,7 +155,7 @@ class Navigator:
             room = [r.total_tokens for r in self.view.peers if layer in r.span]
             if room and max(room) < tokens:
                 raise RequestError(
-                    f"the prompt and the tokens to come need room for {tokens} cached tokens, and the largest cache that "
+                    f"the prompt and the tokens to come need room for {tokens} cached tokens, the largest cache that "
                     f"serves layer {layer} holds {max(room)}: shorten the prompt or max tokens, or serve with a "
                     "larger --cache-tokens"
                 )

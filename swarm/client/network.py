@@ -164,5 +164,5 @@ async def _nobody(node: Node, facts: ModelFacts) -> str:
         )
     served = ", ".join(f"{name} (checkpoint {uid[:12]})" for name, uid in others[:8])
     if any(name == facts.name for name, _ in others):
-        return f"{text}: peers serve another checkpoint of that name; use the same files on all machines. Served: {served}"
+        return f"{text}: its peers have another checkpoint; use the same files on all machines. Served: {served}"
     return f"{text}; it serves {served}"

@@ -32,7 +32,7 @@ class Rebuild(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What is replayed into replacements: the client's inputs, the last step's number, positions per message (0: all)."""
+    """What is replayed into replacements: the client's inputs, the last step's number, positions a message (0: all)."""
 
     history: History
     number: int

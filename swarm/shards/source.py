@@ -97,10 +97,9 @@ class ModelSource:
         assert isinstance(layers, nn.ModuleList)
         return [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers]
 
-    @cached_property
-    def total_bytes(self) -> int:
-        """Memory of all weights in the checkpoint's own dtype."""
-        return weight_bytes(meta_model(*self.causal_class()), self.dtype("auto"))
+    def total_bytes(self, dtype: torch.dtype | None = None) -> int:
+        """Memory of all weights in `dtype` (default: the checkpoint's own)."""
+        return weight_bytes(meta_model(*self.causal_class()), dtype or self.dtype("auto"))
 
 
 def _read_config(name: str, files: CheckpointFiles) -> PretrainedConfig:

@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def measure(local: Any, model: Any, vocabulary: int, tokens: int, rounds: int) -
 def spans(layers: int, peers: int) -> list[str]:
     """Equal spans, as `A:B`."""
     edges = [round(layers * i / peers) for i in range(peers + 1)]
-    return [f"{a}:{b}" for a, b in zip(edges, edges[1:], strict=False)]
+    return [f"{a}:{b}" for a, b in pairwise(edges)]
 
 
 def run(size: str, peers: int, tokens: int, rounds: int) -> dict[str, Any]:
