@@ -1,4 +1,4 @@
-"""How long a step may take before its hops are asked whether they live: what such steps usually take, times a margin."""
+"""How long a step may take before its hops are asked whether they live: what they usually take, times a margin."""
 
 from __future__ import annotations
 
