@@ -53,8 +53,9 @@ class MemoryPlan:
         fits = (self.budget_bytes - layers * self.layer_bytes) // per_token
         if fits < LEAST_CACHE_TOKENS:
             raise ModelError(
-                f"{layers} layers need {_mib(layers * self.layer_bytes)}, at least {LEAST_CACHE_TOKENS} tokens of "
-                f"cache {_mib(LEAST_CACHE_TOKENS * per_token)}; {_mib(self.budget_bytes)} are usable: serve fewer --layers"
+                f"{layers} layers need {_mib(layers * self.layer_bytes)} and {LEAST_CACHE_TOKENS} tokens of cache, the "
+                f"least, {_mib(LEAST_CACHE_TOKENS * per_token)}; {_mib(self.budget_bytes)} are usable: "
+                "serve fewer --layers"
             )
         return min(fits, DEFAULT_CACHE_TOKENS)
 
