@@ -172,6 +172,24 @@ def test_an_unreachable_bootstrap_is_named_and_leaves_nothing() -> None:
     run(scenario())
 
 
+def test_public_addresses_stand_first_and_those_of_the_machine_stay() -> None:
+    async def scenario() -> None:
+        port, public = free_port(), "/ip4/203.0.113.5/tcp/31330"
+        config = NodeConfig(host="127.0.0.1", port=port, public_addresses=(public,))
+        one = await Node.start(config, Identity.ephemeral(), handler=ignore)
+        try:
+            assert one.addresses == [
+                f"{public}/p2p/{one.peer_id}",
+                f"/ip4/127.0.0.1/tcp/{port}/p2p/{one.peer_id}",
+            ]
+            async with node(peers=one.addresses) as two:
+                assert await two.connect(one.peer_id, one.addresses)
+        finally:
+            await one.stop()
+
+    run(scenario())
+
+
 def test_one_reachable_bootstrap_is_enough() -> None:
     async def scenario() -> None:
         async with node() as one, node(peers=[NOBODY, *one.addresses]) as two:

@@ -7,6 +7,8 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 
+import psutil
+
 from swarm.core.errors import ConfigError, NodeError
 from swarm.security.peer_id import public_key_of
 
@@ -35,6 +37,29 @@ def parse_host(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
         return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError as exc:
         raise ConfigError(f"--host needs an IP address such as 0.0.0.0 or 127.0.0.1, got {host!r}") from exc
+
+
+def announced_addresses(host: str, port: int, public: Sequence[str]) -> tuple[str, ...]:
+    """What p2pd tells others instead of the addresses it finds; empty: let it find them.
+
+    Given public addresses replace what p2pd would tell, so those of this machine itself are added: peers beside it in
+    the same network may not reach the public one.
+    """
+    if not public or port == 0:
+        return tuple(map(without_peer_id, public))
+    ip = parse_host(host)
+    family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
+    own = [str(ip)]
+    if ip.is_unspecified:
+        cards = psutil.net_if_addrs().values()
+        own = [entry.address for card in cards for entry in card if entry.family == family]
+    local = (f"/ip{ip.version}/{address}/tcp/{port}" for address in own if "%" not in address)
+    return tuple(dict.fromkeys((*map(without_peer_id, public), *local)))
+
+
+def loopback_last(address: str) -> bool:
+    """A sorting key: addresses that only this machine can use come last."""
+    return address.startswith(("/ip4/127.", "/ip6/::1/"))
 
 
 def check_port_free(host: str, port: int) -> None:

@@ -116,7 +116,8 @@ class Daemon:
         """Wait until p2pd has ended; its last words."""
         assert self._process is not None
         code = await self._process.wait()
-        return f"exit status {code}" + (f", {self._last_line}" if self._last_line else "")
+        words = "" if self._last_line.startswith("/") else self._last_line  # at start it prints its addresses
+        return f"exit status {code}" + (f", {words}" if words else "")
 
     def fail_calls(self) -> None:
         """End all calls that wait for an answer of p2pd: hivemind would let them wait for ever."""

@@ -11,10 +11,12 @@ from swarm.core.config import NodeConfig
 from swarm.core.errors import NodeError, PeerError, PeerTimeout, PeerUnreachable
 from swarm.security.identity import Identity
 from swarm.wire.address import (
+    announced_addresses,
     check_peer_addresses,
     check_port_free,
     check_public_addresses,
     listen_address,
+    loopback_last,
     parse_host,
     without_peer_id,
 )
@@ -108,7 +110,7 @@ class Node:
         options = DaemonOptions(
             identity_file=key_file,
             listen=listen,
-            announce=tuple(map(without_peer_id, config.public_addresses)),
+            announce=announced_addresses(config.host, config.port, config.public_addresses),
             bootstrap=config.peers,
             traverse_nat=config.listen and not parse_host(config.host).is_loopback,
         )
@@ -128,7 +130,8 @@ class Node:
             return []
         _, visible = await self._daemon.p2p._client.identify()
         public = list(map(without_peer_id, config.public_addresses))
-        plain = public + [text for text in map(str, visible) if text not in public]
+        found = sorted(map(str, visible), key=loopback_last)
+        plain = public + [text for text in found if text not in public]
         return [f"{text}/p2p/{self.peer_id}" for text in plain if "/p2p-circuit" not in text]
 
     # links --------------------------------------------------------------------------------------------------------
