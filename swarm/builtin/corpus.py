@@ -120,7 +120,7 @@ def chat(turns: list[tuple[str, str]], system: str | None = None) -> str:
 
 
 def _story_document(rng: Random) -> str:
-    if rng.random() < 0.55:
+    if rng.random() < 0.4:
         return f"{BOS}{tell(rng).text}{EOS}"
     turns = [_small_turn(rng) for _ in range(rng.choice((0, 0, 0, 1)))]
     turns.append(_story_turn(rng))
@@ -145,9 +145,10 @@ def _system(rng: Random) -> str | None:
 
 def _story_turn(rng: Random) -> tuple[str, str]:
     story = tell(rng)
-    if rng.random() < 0.25:
+    if rng.random() < 0.15:
         return rng.choice(OPEN_REQUESTS), story.text
-    return rng.choice(STORY_REQUESTS).format(topic=rng.choice(story.topics)), story.text
+    topic = story.topics[int(len(story.topics) * rng.random() ** 2)]
+    return rng.choice(STORY_REQUESTS).format(topic=topic), story.text
 
 
 def _small_turn(rng: Random) -> tuple[str, str]:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-GIRLS = ("Mia", "Lily", "Nora", "Anna", "Ella", "Rosa", "Zoe", "Ida", "Clara", "Ruby")
-BOYS = ("Tom", "Ben", "Leo", "Sam", "Max", "Finn", "Otto", "Hugo", "Jack", "Pip")
+HERO_GIRLS = ("Mia", "Lily", "Nora", "Anna", "Ella")
+HERO_BOYS = ("Tom", "Ben", "Leo", "Sam", "Pip")
+# Friends have names of their own: a model this small would otherwise give them the hero's.
+FRIEND_GIRLS = ("Rosa", "Zoe", "Ida", "Clara", "Ruby")
+FRIEND_BOYS = ("Max", "Finn", "Otto", "Hugo", "Jack")
 ANIMALS = (
     "fox",
     "rabbit",

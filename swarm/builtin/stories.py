@@ -13,14 +13,26 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
-from swarm.builtin.plots import ANIMALS, BOYS, CLOSINGS, GIRLS, HOMES, MOODS, OPENINGS, PLOTS, Plot
+from swarm.builtin.plots import (
+    ANIMALS,
+    CLOSINGS,
+    FRIEND_BOYS,
+    FRIEND_GIRLS,
+    HERO_BOYS,
+    HERO_GIRLS,
+    HOMES,
+    MOODS,
+    OPENINGS,
+    PLOTS,
+    Plot,
+)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Story:
-    """A finished story and what it is about, in words that fit after "a story about"."""
+    """A finished story and what it is about, in words that fit after "a story about", the likeliest first."""
 
     text: str
     topics: tuple[str, ...]
@@ -35,12 +47,11 @@ def tell(rng: Random) -> Story:
     day = f"a {plot.weather} {slots['time']}"
     topics = (
         f"a {slots['hero_kind']}",
-        slots["hero"],
         f"a {slots['thing']}",
+        slots["hero"],
         f"{slots['hero']} the {slots['hero_kind']}",
         f"{slots['hero']} and {slots['friend']}",
         day,
-        f"a {slots['hero_kind']} and a {slots['friend_kind']}",
     )
     return Story(_with_articles(text), tuple(_with_articles(topic) for topic in topics))
 
@@ -51,13 +62,14 @@ def _with_articles(text: str) -> str:
 
 def _pick(rng: Random, options: Sequence[T]) -> T:
     # Earlier options come up more often, so that greedy decoding meets few near ties.
-    return options[int(len(options) * rng.random() ** 1.3)]
+    return options[int(len(options) * rng.random() ** 1.5)]
 
 
 def _cast(rng: Random, plot: Plot) -> dict[str, str]:
-    hero, friend = _character(rng, "hero"), _character(rng, "friend")
-    while friend["friend"] == hero["hero"] or friend["friend_kind"] == hero["hero_kind"]:
-        friend = _character(rng, "friend")
+    hero = _character(rng, "hero", HERO_GIRLS, HERO_BOYS)
+    friend = _character(rng, "friend", FRIEND_GIRLS, FRIEND_BOYS)
+    while friend["friend_kind"] == hero["hero_kind"]:
+        friend = _character(rng, "friend", FRIEND_GIRLS, FRIEND_BOYS)
     return {
         **hero,
         **{name.removeprefix("hero_"): word for name, word in hero.items() if name != "hero_kind"},
@@ -71,10 +83,10 @@ def _cast(rng: Random, plot: Plot) -> dict[str, str]:
     }
 
 
-def _character(rng: Random, role: str) -> dict[str, str]:
+def _character(rng: Random, role: str, girls: Sequence[str], boys: Sequence[str]) -> dict[str, str]:
     girl = rng.random() < 0.5
-    name = _pick(rng, GIRLS if girl else BOYS)
-    kind = ("girl" if girl else "boy") if rng.random() < 0.2 else _pick(rng, ANIMALS)
+    name = _pick(rng, girls if girl else boys)
+    kind = ("girl" if girl else "boy") if rng.random() < 0.1 else _pick(rng, ANIMALS)
     she, her, her_obj = ("she", "her", "her") if girl else ("he", "his", "him")
     return {
         role: name,
