@@ -16,11 +16,18 @@ QUANTIZED_BYTES_PER_WEIGHT = {"int8": 1.05, "nf4": 0.57}
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What one layer costs and what there is, in bytes."""
+    """What layers and cached tokens cost and what there is, in bytes.
+
+    Attributes:
+        layer_bytes: weights of the largest layer.
+        kv_bytes: keys and values of one token row in one layer.
+        kept_bytes: one token row of the outputs that are kept for replays.
+    """
 
     free_bytes: int
     layer_bytes: int
-    cache_bytes_per_layer_token: int
+    kv_bytes: int
+    kept_bytes: int
 
     @property
     def budget_bytes(self) -> int:
@@ -34,14 +41,28 @@ class MemoryPlan:
             ModelError: if not even one fits.
         """
         tokens = cache_tokens or DEFAULT_CACHE_TOKENS
-        fits = self.budget_bytes // max(self.layer_bytes + tokens * self.cache_bytes_per_layer_token, 1)
+        per_layer = max(self.layer_bytes + tokens * self.kv_bytes, 1)
+        fits = (self.budget_bytes - tokens * self.kept_bytes) // per_layer
         if fits < 1:
+            cache = tokens * (self.kv_bytes + self.kept_bytes)
             raise ModelError(
                 f"not even one layer fits: it needs {_mib(self.layer_bytes)} and {tokens} tokens of cache "
-                f"{_mib(tokens * self.cache_bytes_per_layer_token)}, {_mib(self.budget_bytes)} are usable: "
-                "free memory, lower --cache-tokens, or use --quantize"
+                f"{_mib(cache)}, {_mib(self.budget_bytes)} are usable: free memory, lower --cache-tokens, or use --quantize"
             )
         return min(fits, most)
+
+    def check(self, layers: int, tokens: int) -> None:
+        """Whether this many layers and token rows of cache fit together.
+
+        Raises:
+            ModelError: if they do not.
+        """
+        weights, cache = layers * self.layer_bytes, tokens * (layers * self.kv_bytes + self.kept_bytes)
+        if weights + cache > self.budget_bytes:
+            raise ModelError(
+                f"{layers} layers need {_mib(weights)} and {tokens} tokens of cache {_mib(cache)}; "
+                f"{_mib(self.budget_bytes)} are usable: lower --cache-tokens or serve fewer --layers"
+            )
 
     def cache_tokens_that_fit(self, layers: int) -> int:
         """Token rows of cache beside this many layers: the default, or less where memory is short.
@@ -49,7 +70,7 @@ class MemoryPlan:
         Raises:
             ModelError: if the layers leave no useful room.
         """
-        per_token = max(layers * self.cache_bytes_per_layer_token, 1)
+        per_token = max(layers * self.kv_bytes + self.kept_bytes, 1)
         fits = (self.budget_bytes - layers * self.layer_bytes) // per_token
         if fits < LEAST_CACHE_TOKENS:
             raise ModelError(
@@ -67,16 +88,15 @@ def weight_factor(stored_itemsize: int, itemsize: int, quantize: str | None) -> 
     return itemsize / stored_itemsize
 
 
-def cache_bytes_per_layer_token(config: Any, itemsize: int) -> int:
-    """Bytes of K and V of one layer and one token row, plus a layer's share of the kept outputs.
+def kv_bytes_per_token(config: Any, itemsize: int) -> int:
+    """Bytes of keys and values of one token row in one layer.
 
     Read from the configuration before anything is loaded; latent or recurrent caches are smaller than this.
     """
-    hidden = int(config.hidden_size)
     heads = int(getattr(config, "num_attention_heads", None) or 1)
     kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
-    head_dim = int(getattr(config, "head_dim", None) or hidden // heads)
-    return (2 * kv_heads * head_dim + hidden) * itemsize
+    head_dim = int(getattr(config, "head_dim", None) or int(config.hidden_size) // heads)
+    return 2 * kv_heads * head_dim * itemsize
 
 
 def check_explicit_cache(cache_tokens: int) -> None:

@@ -17,7 +17,7 @@ from swarm.core.precision import precision_name
 from swarm.core.span import Span
 from swarm.core.version import VERSION
 from swarm.peer.announcer import Announcer
-from swarm.peer.capacity import MemoryPlan, cache_bytes_per_layer_token, check_explicit_cache, weight_factor
+from swarm.peer.capacity import MemoryPlan, check_explicit_cache, kv_bytes_per_token, weight_factor
 from swarm.peer.device import choose_device, free_memory
 from swarm.peer.kv_pool import KVPool
 from swarm.peer.offer import Offer
@@ -109,16 +109,19 @@ async def _choose_place(config: PeerConfig, source: ModelSource, device: torch.d
     stored = source.dtype("auto")
     factor = weight_factor(stored.itemsize, dtype.itemsize, config.quantize)
     layers = source.n_layers
+    text = text_config(source.config)
     plan = MemoryPlan(
         free_bytes=free_memory(device),
         layer_bytes=int(max(source.layer_bytes(Span(i, i + 1)) for i in range(layers)) * factor),
-        cache_bytes_per_layer_token=cache_bytes_per_layer_token(text_config(source.config), dtype.itemsize),
+        kv_bytes=kv_bytes_per_token(text, dtype.itemsize),
+        kept_bytes=text.hidden_size * dtype.itemsize,
     )
     span = config.layers
     if span is None:
         capacity = plan.layers_that_fit(config.cache_tokens, layers)
         span = choose_span(await _view(node, source), layers, capacity)
     tokens = config.cache_tokens or plan.cache_tokens_that_fit(len(span))
+    plan.check(len(span), tokens)
     return _Place(span, tokens, device, dtype)
 
 
