@@ -30,9 +30,10 @@ from swarm.wire.messages import (
     StepFailed,
     StepMessage,
 )
+from swarm.wire.node import MAX_ACCEPTED_PER_PEER
 from swarm.wire.record_gate import MAX_LEASE_S, RecordGate, key_hash
 from tests.link_pair import link_pair, raw_to_link
-from tests.wire_nodes import SESSION, Inbox, closed, float_meta, inspect, node, record, run
+from tests.wire_nodes import SESSION, Inbox, closed, float_meta, inspect, node, record, run, until
 
 ME = Identity(b"m" * 32)
 LIMIT = 1 << 20  # of payloads in these tests
@@ -271,6 +272,32 @@ def test_strangers_with_raw_streams_to_a_real_node_disturb_nobody() -> None:
             came_over, message, payload = await inbox.next()
             assert (came_over.peer_id, message.number, payload) == (friend.peer_id, 1, b"abcd")  # type: ignore[attr-defined]
             assert [found.peer_id for found in victim.links()] == [friend.peer_id]
+
+    run(scenario())
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_a_node_accepts_few_links_from_one_stranger() -> None:
+    async def scenario() -> None:
+        from hivemind.p2p import PeerID
+
+        async with node() as victim, node(peers=victim.addresses, listen=False) as stranger:
+            streams = []
+            target, hello = PeerID.from_base58(victim.peer_id), encode(Hello(protocol=1))
+            for _ in range(2 * MAX_ACCEPTED_PER_PEER):
+                _, reader, writer = await stranger._daemon.p2p.call_binary_stream_handler(
+                    target, "swarm/link"
+                )
+                writer.write(hello)
+                streams.append((reader, writer))
+            greetings = [await reader.read(4) for reader, _ in streams]
+            assert sum(map(bool, greetings)) == MAX_ACCEPTED_PER_PEER
+            assert len(victim.links()) <= MAX_ACCEPTED_PER_PEER
+            for _, writer in streams:
+                writer.close()
+            await until(lambda: not victim.links(), "the end of the links")
+            assert await stranger.connect(victim.peer_id)
 
     run(scenario())
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import socket
 from collections.abc import Sequence
 
 import psutil
 
-from swarm.core.errors import ConfigError, NodeError
+from swarm.core.errors import ConfigError
 from swarm.security.peer_id import public_key_of
 
 _EXAMPLE = "/ip4/192.0.2.7/tcp/31330/p2p/12D3Koo..."
@@ -60,31 +59,6 @@ def announced_addresses(host: str, port: int, public: Sequence[str]) -> tuple[st
 def loopback_last(address: str) -> bool:
     """A sorting key: addresses that only this machine can use come last."""
     return address.startswith(("/ip4/127.", "/ip6/::1/"))
-
-
-def check_port_free(host: str, port: int) -> None:
-    """Make sure that nobody listens on the port: p2pd would share it silently, and the two would be mixed up.
-
-    SO_REUSEADDR lets connections of the past (TIME_WAIT) not count; a listening socket still does.
-
-    Raises:
-        NodeError: if the port is taken, or cannot be bound at all.
-    """
-    if port == 0:
-        return
-    ip = parse_host(host)
-    family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((str(ip), port))
-            probe.listen(1)
-        except OSError as exc:
-            if exc.errno == errno.EADDRINUSE:
-                raise NodeError(
-                    f"port {port} is already in use: choose another --port or stop the program that listens on it"
-                ) from exc
-            raise NodeError(f"cannot listen on {host} port {port}: {exc.strerror or exc}") from exc
 
 
 def check_peer_addresses(addresses: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from enum import Enum
 from time import perf_counter
 from typing import Any
@@ -123,6 +124,9 @@ class Link:
             ) from exc
         except PeerIncompatible:
             await self._linger(timeout_s)
+            raise
+        except asyncio.CancelledError:
+            self._stream.close("nobody waits for this link any more")
             raise
 
     async def run(self) -> None:
@@ -271,7 +275,8 @@ class Link:
             logger.exception("handling %s from %s failed", type(frame.message).__name__, self.peer_id)
             error = PeerError("internal error, see the peer's log")
         if isinstance(frame.message, Request):
-            self._stream.send_now(failed_of(frame.message.request, error))
+            with suppress(PeerUnreachable):
+                await self.send(failed_of(frame.message.request, error))
         else:
             logger.warning("%s from %s was dropped: %s", type(frame.message).__name__, self.peer_id, error)
 
@@ -280,11 +285,9 @@ class Link:
     async def _linger(self, timeout_s: float) -> None:
         """Let the other end read our Hello before the stream goes away (p2pd drops unread bytes at a close)."""
         if not self.dialled:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._stream.lost.wait()
-            except TimeoutError:
-                pass
         self._stream.close("other protocol version")
 
     def _on_closed(self, reason: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 from swarm.core.config import NodeConfig
@@ -13,7 +15,6 @@ from swarm.security.identity import Identity
 from swarm.wire.address import (
     announced_addresses,
     check_peer_addresses,
-    check_port_free,
     check_public_addresses,
     listen_address,
     loopback_last,
@@ -22,10 +23,10 @@ from swarm.wire.address import (
 )
 from swarm.wire.daemon import Daemon, DaemonOptions
 from swarm.wire.directory import Directory, Inspect, RecordClaims
-from swarm.wire.frames import MAX_PAYLOAD_BYTES
 from swarm.wire.hivemind_log import quiet_hivemind
 from swarm.wire.link import Handler, Link
 from swarm.wire.messages import PROTOCOL_VERSION, Hello
+from swarm.wire.port import wait_for_port
 from swarm.wire.socket_folder import SocketFolder
 
 __all__ = ["Node"]
@@ -37,7 +38,9 @@ _START_TIMEOUT_S = 10.0
 _HELLO_TIMEOUT_S = 5.0
 _DIAL_TIMEOUT_S = 10.0
 _PING_S = 1.0
-_PORT_WAIT_S = 2.0
+MAX_ACCEPTED_PER_PEER = (
+    8  # more than one only when both ends dial at once, or an old link is not yet known to be dead
+)
 
 
 def no_records(body: bytes) -> RecordClaims:
@@ -62,9 +65,10 @@ class Node:
         self._hello = hello
         self._silence_s = silence_s
         self._daemon: Daemon
-        self._folder: SocketFolder | None = None
+        self._resources = AsyncExitStack()
         self._links: list[Link] = []
         self._dials: dict[str, asyncio.Task[Link]] = {}
+        self._accepted: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._failed: asyncio.Future[NodeError] = asyncio.get_running_loop().create_future()
         self._stopping = False
@@ -103,9 +107,10 @@ class Node:
     async def _start(self, config: NodeConfig, identity: Identity, inspect: Inspect, rejoin_s: float) -> None:
         listen = listen_address(config.host, config.port) if config.listen else None
         if listen is not None:
-            await _wait_for_port(config.host, config.port)
-        self._folder = await SocketFolder.create()
-        key_file = self._folder.path / "identity"
+            await wait_for_port(config.host, config.port)
+        folder = await SocketFolder.create()
+        self._resources.push_async_callback(folder.close)
+        key_file = folder.path / "identity"
         identity.save(key_file)
         options = DaemonOptions(
             identity_file=key_file,
@@ -114,7 +119,8 @@ class Node:
             bootstrap=config.peers,
             traverse_nat=config.listen and not parse_host(config.host).is_loopback,
         )
-        self._daemon = await Daemon.start(options, self._folder, _START_TIMEOUT_S)
+        self._daemon = await Daemon.start(options, folder, _START_TIMEOUT_S)
+        self._resources.push_async_callback(self._daemon.stop)
         key_file.unlink()
         self._spawn(self._watch())
         await self._daemon.p2p.add_binary_stream_handler(_STREAM_NAME, self._accept)
@@ -122,6 +128,7 @@ class Node:
         self.directory = await Directory.join(
             self._daemon.p2p, identity, inspect, bootstrap=config.peers, serve=config.listen
         )
+        self._resources.callback(self.directory.close)
         self._spawn(self._beat())
         self._spawn(self.directory.keep_joined(rejoin_s))
 
@@ -176,38 +183,39 @@ class Node:
         reader, writer = await open_stream(
             self._daemon.p2p, peer_id, addresses, _STREAM_NAME, _DIAL_TIMEOUT_S
         )
-        return await self._greet(peer_id, True, reader, writer)
+        link = await self._greet(peer_id, True, reader, writer)
+        self._spawn(link.run())
+        return link
 
     async def _accept(self, info: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """p2pd hands over a stream that another node opened."""
-        if self._stopping:
+        peer_id = str(info.peer_id)
+        if self._stopping or self._accepted[peer_id] >= MAX_ACCEPTED_PER_PEER:
             writer.close()
             return
-        self._spawn(self._greet_quietly(str(info.peer_id), reader, writer))
+        self._accepted[peer_id] += 1
+        self._spawn(self._serve_accepted(peer_id, reader, writer))
 
-    async def _greet_quietly(
+    async def _serve_accepted(
         self, peer_id: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         try:
-            await self._greet(peer_id, False, reader, writer)
+            await (await self._greet(peer_id, False, reader, writer)).run()
         except PeerError as exc:
             logger.info("refused a link from %s: %s", peer_id, exc)
+        finally:
+            self._accepted[peer_id] -= 1
+            if not self._accepted[peer_id]:
+                del self._accepted[peer_id]
 
     async def _greet(
         self, peer_id: str, dialled: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> Link:
-        link = Link(
-            peer_id,
-            dialled=dialled,
-            handler=self._handler,
-            hello=self._hello,
-            max_payload_bytes=MAX_PAYLOAD_BYTES,
-        )
+        link = Link(peer_id, dialled=dialled, handler=self._handler, hello=self._hello)
         await link.greet(reader, writer, _HELLO_TIMEOUT_S)
         self._links.append(link)
         link.on_close(self._forget)
         link.beat(self._silence_s)
-        self._spawn(link.run())
         return link
 
     def _forget(self, link: Link) -> None:
@@ -228,12 +236,7 @@ class Node:
         for link in self.links():
             await link.close("this node stops")
         await self._end_tasks()
-        if hasattr(self, "directory"):
-            self.directory.close()
-        if hasattr(self, "_daemon"):
-            await self._daemon.stop()
-        if self._folder is not None:
-            await self._folder.close()
+        await self._resources.aclose()
 
     async def _end_tasks(self) -> None:
         tasks = list(self._tasks)
@@ -262,8 +265,15 @@ class Node:
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._finished)
         return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        """A dial that failed after its callers had gone is no news; any other error is a bug."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, PeerError):
+            logger.error("a task of the node failed", exc_info=error)
 
 
 def _check(config: NodeConfig) -> None:
@@ -271,20 +281,3 @@ def _check(config: NodeConfig) -> None:
         listen_address(config.host, config.port)
     check_peer_addresses(config.peers)
     check_public_addresses(config.public_addresses)
-
-
-async def _wait_for_port(host: str, port: int) -> None:
-    """Make sure that the port is free; after a `kill -9` the old p2pd may hold it for a moment longer.
-
-    Raises:
-        NodeError: if it is still in use after that.
-    """
-    deadline = asyncio.get_running_loop().time() + _PORT_WAIT_S
-    while True:
-        try:
-            check_port_free(host, port)
-            return
-        except NodeError:
-            if asyncio.get_running_loop().time() > deadline:
-                raise
-        await asyncio.sleep(0.05)

@@ -84,9 +84,9 @@ class FrameStream(asyncio.BufferedProtocol):
     # sending ------------------------------------------------------------------------------------------------------
 
     def send_now(self, message: Message) -> None:
-        """Queue a small frame without waiting; it stands behind a bulk frame that is being written.
+        """Queue a heartbeat without waiting; it stands behind a bulk frame that is being written.
 
-        Nothing happens if the stream is closed.
+        It is dropped if the stream is closed, or if the other end does not read what it gets.
         """
         if self._closed or self._transport is None:
             return
@@ -94,7 +94,7 @@ class FrameStream(asyncio.BufferedProtocol):
         if self._bulk_lock.locked():
             if len(self._after_bulk) < _MAX_WAITING:
                 self._after_bulk.append(head)
-        else:
+        elif self._writable.is_set():
             self._transport.write(head)
 
     async def send(self, message: Message, payload: Sequence[Buffer] = ()) -> None:
