@@ -17,6 +17,7 @@ from swarm.core.errors import (
     SwarmError,
 )
 from swarm.wire.frames import encode
+from swarm.wire.heartbeat import Heartbeat
 from swarm.wire.link import Link
 from swarm.wire.messages import Close, Done, Hello, Inspect, Message, Ping, Pong, StepMessage
 from tests.link_pair import link_pair, make_link, raw_to_link, stream_pair
@@ -223,6 +224,32 @@ def test_a_slow_handler_holds_the_sender_back_but_not_the_heartbeat() -> None:
 async def _flood(link: Link, count: int) -> None:
     for number in range(count):
         await link.send(step(number, 1024), [bytes(4096)])
+
+
+def test_the_first_round_trips_count_by_their_best_and_later_ones_smoothly() -> None:
+    heartbeat, now = Heartbeat(), 0.0
+    for took in (0.5, 0.1, 0.3, 0.2):
+        nonce = heartbeat.next_ping(now, timed=True)
+        now += took
+        assert heartbeat.pong(nonce, now, timed=True)
+    assert heartbeat.rtt_s == pytest.approx(0.1)
+    assert not heartbeat.warming_up
+    nonce = heartbeat.next_ping(now, timed=True)
+    heartbeat.pong(nonce, now + 0.9, timed=True)
+    assert heartbeat.rtt_s == pytest.approx(0.2)
+    nonce = heartbeat.next_ping(now, timed=True)
+    heartbeat.pong(nonce, now + 0.1, timed=True)
+    assert heartbeat.rtt_s == pytest.approx(0.15)
+
+
+def test_a_ping_behind_a_bulk_payload_is_not_timed() -> None:
+    heartbeat = Heartbeat()
+    assert not heartbeat.pong(heartbeat.next_ping(0.0, timed=False), 1.0, timed=True)
+    assert not heartbeat.pong(heartbeat.next_ping(0.0, timed=True), 1.0, timed=False)
+    nonce = heartbeat.next_ping(2.0, timed=True)
+    assert heartbeat.pong(nonce, 3.0, timed=True)
+    assert not heartbeat.pong(nonce, 4.0, timed=True)
+    assert heartbeat.rtt_s == 1.0
 
 
 def _beat(link: Link) -> bool:

@@ -151,9 +151,8 @@ def test_a_port_in_use_by_a_program_or_another_node_is_refused() -> None:
                     NodeConfig(host="127.0.0.1", port=port), Identity.ephemeral(), handler=ignore
                 )
         async with node(port=port):
-            for host in ("127.0.0.1", "0.0.0.0"):
-                with pytest.raises(NodeError, match=f"port {port} is already in use"):
-                    await Node.start(NodeConfig(host=host, port=port), Identity.ephemeral(), handler=ignore)
+            with pytest.raises(NodeError, match=f"port {port} is already in use"):
+                await Node.start(NodeConfig(host="0.0.0.0", port=port), Identity.ephemeral(), handler=ignore)
 
     run(scenario())
 

@@ -27,6 +27,7 @@ from swarm.core.errors import (
 )
 from swarm.wire.failures import error_of, failed_of
 from swarm.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame, encode_head
+from swarm.wire.heartbeat import Heartbeat
 from swarm.wire.messages import Done, Failed, Hello, Message, Ping, Pong, Request
 from swarm.wire.stream import FrameStream
 
@@ -35,8 +36,6 @@ logger = logging.getLogger(__name__)
 Handler = Callable[["Link", Message, memoryview], Awaitable[None]]
 _MAX_QUEUED_FRAMES = 64
 _MAX_QUEUED_BYTES = 32 << 20
-_RTT_UP, _RTT_DOWN = 0.125, 0.5  # a ping may be late for many reasons, but never early
-_MAX_NONCE = 1 << 53
 
 
 class LinkState(Enum):
@@ -68,7 +67,6 @@ class Link:
     ) -> None:
         self.peer_id = peer_id
         self.dialled = dialled
-        self.rtt_s: float | None = None
         self.close_reason = ""
         self._handler = handler
         self._hello = hello
@@ -83,13 +81,16 @@ class Link:
         self._arrived: asyncio.Future[None] | None = None
         self._pending: dict[int, asyncio.Future[Done]] = {}
         self._next_request = 0
-        self._ping_nonce = 0
-        self._ping_sent_s: float | None = None
+        self._heartbeat = Heartbeat()
         self._close_callbacks: list[Callable[[Link], None]] = []
 
     def __repr__(self) -> str:
         rtt = "?" if self.rtt_s is None else f"{self.rtt_s * 1e3:.1f} ms"
         return f"<Link {self._state.value} to {self.peer_id}, {rtt}>"
+
+    @property
+    def rtt_s(self) -> float | None:
+        return self._heartbeat.rtt_s
 
     @property
     def closed(self) -> bool:
@@ -194,9 +195,12 @@ class Link:
         if self._stream.reading and now - self._stream.last_read_s > silence_s:
             self._stream.abort(f"nothing came for {silence_s:g} s")
             return
-        self._ping_nonce = (self._ping_nonce + 1) % _MAX_NONCE
-        self._ping_sent_s = None if self._stream.busy else perf_counter()
-        self._stream.send_now(Ping(nonce=self._ping_nonce))
+        self._ping()
+
+    def _ping(self) -> None:
+        # perf_counter: uvloop's own clock counts milliseconds
+        nonce = self._heartbeat.next_ping(perf_counter(), timed=not self._stream.busy)
+        self._stream.send_now(Ping(nonce=nonce))
 
     # receiving ----------------------------------------------------------------------------------------------------
 
@@ -248,12 +252,9 @@ class Link:
             self._greeted.set_result(None)
 
     def _on_pong(self, pong: Pong) -> None:
-        if pong.nonce != self._ping_nonce or self._ping_sent_s is None:
-            return
-        sample_s = perf_counter() - self._ping_sent_s  # uvloop's own clock counts milliseconds
-        self._ping_sent_s = None
-        if not self._stream.busy:
-            self.rtt_s = _smoothed(self.rtt_s, sample_s)
+        sampled = self._heartbeat.pong(pong.nonce, perf_counter(), timed=not self._stream.busy)
+        if sampled and self._heartbeat.warming_up:
+            self._ping()
 
     def _on_answer(self, answer: Done | Failed) -> None:
         waiting = self._pending.get(answer.request)
@@ -306,9 +307,3 @@ class Link:
         return PeerUnreachable(
             f"the link to peer {self.peer_id} is closed: {self.close_reason}", self.peer_id
         )
-
-
-def _smoothed(rtt_s: float | None, sample_s: float) -> float:
-    if rtt_s is None:
-        return sample_s
-    return rtt_s + (_RTT_UP if sample_s > rtt_s else _RTT_DOWN) * (sample_s - rtt_s)
