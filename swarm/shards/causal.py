@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from swarm.core.errors import RequestError
+from swarm.shards.boundary import PROBE_ROWS, PROBE_TOKENS, read_boundary
 from swarm.shards.loading import load_weights
 from swarm.shards.remote import CallContext, RemoteRunner
 from swarm.shards.remote_layers import RemoteLayers
@@ -17,6 +18,7 @@ from swarm.shards.source import ModelSource
 from swarm.shards.stack import read_layer_call, stack_of
 from swarm.shards.traits import ModelTraits, read_traits
 from swarm.shards.truncate import forget_missing_ties, meta_model
+from swarm.shards.window import SpanDone
 
 
 def load_client_model(
@@ -37,9 +39,26 @@ def load_client_model(
     base, config = source.causal_class()
     cls = _client_class(base, config, runner, mixin)
     model = load_weights(source, cls, config, dtype=dtype, device=torch.device(device)).model
+    _find_boundary(model)
     if (source.folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(source.folder, local_files_only=True)
     return model
+
+
+def _find_boundary(model: Any) -> None:
+    """Let the remote layer know in which form the stack hands over hidden states."""
+    remote: RemoteLayers = model.remote_layers
+    context: CallContext = remote.__dict__["context"]
+    stack: Any = model.remote_stack
+    ids = torch.zeros(PROBE_ROWS, PROBE_TOKENS, dtype=torch.long, device=model.device)
+    context.probing = True
+    try:
+        with torch.no_grad():
+            stack(input_ids=ids, use_cache=False)
+    except SpanDone as done:
+        remote.__dict__["boundary"] = read_boundary(tuple(done.output.shape), type(model).__name__)
+    finally:
+        context.probing = False
 
 
 def _client_class(
@@ -57,7 +76,7 @@ def _client_class(
         remote = RemoteLayers(layers[0], runner, traits, call)
         setattr(stack, attribute, nn.ModuleList([remote]))
         forget_missing_ties(self)
-        self.__dict__["remote_layers"] = remote
+        self.__dict__["remote_layers"], self.__dict__["remote_stack"] = remote, stack
         _watch_calls(self, stack, remote)
 
     namespace = {

@@ -86,9 +86,7 @@ def compare(
         ModelError: if the checkpoint cannot be loaded.
     """
     depth = min(max_layers or _depth_that_fits(source, dtype), source.n_layers)
-    if not 1 <= splits <= depth:
-        raise ConfigError(f"{splits} splits asked for, but only {depth} layers are compared")
-    spans = split_unequally(depth, splits)
+    spans, depth = _choose_spans(source, depth, splits)
     shards = [Shard.load(source, span, dtype=dtype, device=_CPU) for span in spans]
     runner = LocalRunner(shards)
     sharded = load_client_model(source, runner, dtype=dtype)
@@ -99,6 +97,20 @@ def compare(
     return CheckReport(
         source.name, tuple(spans), depth, source.n_layers, str(dtype).removeprefix("torch."), results
     )
+
+
+def _choose_spans(source: ModelSource, depth: int, splits: int) -> tuple[list[Span], int]:
+    """Spans of the first layers, and how many these are; layers that must stay together count as one."""
+    together = source.inseparable
+    whole = together is not None and depth == source.n_layers
+    if together is not None:
+        depth = together.start + 1 if whole else min(depth, together.start)
+    if not 1 <= splits <= depth:
+        raise ConfigError(f"{splits} splits asked for, but only {depth} layers are compared")
+    spans = split_unequally(depth, splits)
+    if whole:
+        spans[-1] = Span(spans[-1].start, source.n_layers)
+    return spans, spans[-1].end
 
 
 def split_unequally(layers: int, splits: int) -> list[Span]:

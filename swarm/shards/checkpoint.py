@@ -44,9 +44,13 @@ class LazyTensors(dict[str, "LazyTensor"]):
         for key in keys:
             self[key] = LazyTensor(self, key)
 
+    def add_alias(self, name: str, key: str) -> None:
+        """Let the tensor of checkpoint key `key` also be found under `name`."""
+        self[name] = LazyTensor(self, key)
+
     def prepare(self) -> None:
         """Fetch and open every file that holds one of the keys, so that what is missing shows up early."""
-        for name in sorted({self._files[key] for key in self}):
+        for name in sorted({self._files[tensor.key] for tensor in self.values()}):
             self._handle(name)
 
     def close(self) -> None:
@@ -72,38 +76,44 @@ class LazyTensor:
 
     def __init__(self, store: LazyTensors, key: str) -> None:
         self._store = store
-        self._key = key
+        self.key = key
 
     def __getitem__(self, index: Any) -> Tensor:
-        path, piece = self._store.slice_of(self._key)
+        path, piece = self._store.slice_of(self.key)
         with reading(path):
             tensor: Tensor = piece[index]
         self._store.bytes_read += tensor.numel() * tensor.element_size()
         return tensor
 
     def get_shape(self) -> list[int]:
-        shape: list[int] = self._store.slice_of(self._key)[1].get_shape()
+        shape: list[int] = self._store.slice_of(self.key)[1].get_shape()
         return shape
 
     def get_dtype(self) -> str:
-        dtype: str = self._store.slice_of(self._key)[1].get_dtype()
+        dtype: str = self._store.slice_of(self.key)[1].get_dtype()
         return dtype
 
 
-def needed_keys(model: PreTrainedModel, checkpoint_keys: Iterable[str]) -> list[str]:
-    """Which checkpoint keys feed the (meta) `model`, after transformers' own renaming and fusing of keys."""
+def renamed_keys(model: PreTrainedModel, checkpoint_keys: Iterable[str]) -> dict[str, str]:
+    """Checkpoint key to the name its tensor has in `model`, after transformers' own renaming and fusing of keys."""
     transforms = get_model_conversion_mapping(model, None, None)
     renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
     state: dict[str, Tensor] = model.state_dict()
+    prefix = model.base_model_prefix
+    return {key: rename_source_key(key, renamings, converters, prefix, state)[0] for key in checkpoint_keys}
+
+
+def needed_keys(model: PreTrainedModel, renamed: dict[str, str]) -> list[str]:
+    """Which checkpoint keys feed the (meta) `model`; `renamed` comes from `renamed_keys`."""
+    state: dict[str, Tensor] = model.state_dict()
     leaves = {name for name, module in model.named_modules() if module._parameters or module._buffers}
     needed = []
-    for key in checkpoint_keys:
-        renamed, _ = rename_source_key(key, renamings, converters, model.base_model_prefix, state)
-        parts = renamed.split(".")
+    for key, name in renamed.items():
+        parts = name.split(".")
         # a quantized checkpoint keeps extra tensors beside a weight: X.weight.absmax, X.qweight
         beside = any(".".join(parts[:end]) in leaves for end in range(2, len(parts)))
-        if renamed in state or key in state or beside:
+        if name in state or key in state or beside:
             needed.append(key)
     return needed
 

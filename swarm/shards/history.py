@@ -55,6 +55,8 @@ class History:
             room = self._room.get(name)
             if room is None or room.shape[1] < end:
                 room = self._room[name] = _enlarged(room, value, start, end)
+            if name.startswith("carry.") and not value.is_floating_point():
+                room, value = self._widened(name, room, value)
             if room.shape[2:] != value.shape[2:]:
                 raise RequestError(
                     f"{name} changed its size from {list(room.shape[2:])} to {list(value.shape[2:])}"
@@ -81,6 +83,12 @@ class History:
             del named["mask"]
         return StepTensors.from_named(named)
 
+    def _widened(self, name: str, room: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Carried indices (of chosen past tokens) grow with the past: repeat the last one until both are as wide."""
+        width = max(room.shape[-1], value.shape[-1])
+        room = self._room[name] = _repeat_last(room, width)
+        return room, _repeat_last(value, width)
+
     def _add_missing(self, named: dict[str, Tensor], start: int, end: int) -> None:
         """Write out defaults on whichever side lacks mask or positions, and refuse other differences."""
         if start:
@@ -105,7 +113,15 @@ def _default(name: str, rows: int, start: int, end: int) -> Tensor:
 
 def _enlarged(room: Tensor | None, value: Tensor, start: int, end: int) -> Tensor:
     capacity = -(-max(end, start + start // 2) // _PAGE) * _PAGE
-    enlarged = torch.empty(value.shape[0], capacity, *value.shape[2:], dtype=value.dtype)
+    sizes = value.shape[2:] if room is None else room.shape[2:]
+    enlarged = torch.empty(value.shape[0], capacity, *sizes, dtype=value.dtype)
     if room is not None and start:
         enlarged[:, :start] = room[:, :start]
     return enlarged
+
+
+def _repeat_last(indices: Tensor, width: int) -> Tensor:
+    lacking = width - indices.shape[-1]
+    if lacking == 0:
+        return indices
+    return torch.cat([indices, indices[..., -1:].expand(*indices.shape[:-1], lacking)], dim=-1)

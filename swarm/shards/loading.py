@@ -13,9 +13,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from swarm.core.errors import ModelError
-from swarm.shards.checkpoint import LazyTensors, needed_keys, weight_bytes
+from swarm.shards.checkpoint import LazyTensors, needed_keys, renamed_keys, weight_bytes
 from swarm.shards.source import ModelSource
-from swarm.shards.truncate import meta_model
+from swarm.shards.truncate import lost_ties, meta_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def load_weights(
     probe = meta_model(cls, config)
     needed_bytes = weight_bytes(probe, dtype)
     check_memory(needed_bytes, device, source.name)
-    tensors = LazyTensors(source.weight_map, source.file, needed_keys(probe, source.weight_map))
+    tensors = _tensors_for(probe, source)
     tensors.prepare()
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -65,6 +65,16 @@ def load_weights(
     model.eval()
     model.requires_grad_(False)
     return LoadedModel(model, tensors.bytes_read)
+
+
+def _tensors_for(probe: PreTrainedModel, source: ModelSource) -> LazyTensors:
+    renamed = renamed_keys(probe, source.weight_map)
+    tensors = LazyTensors(source.weight_map, source.file, needed_keys(probe, renamed))
+    keys = {name: key for key, name in renamed.items()}
+    for name, origin in lost_ties(probe).items():
+        if name not in keys and origin in keys:
+            tensors.add_alias(name, keys[origin])
+    return tensors
 
 
 def check_loaded(info: dict[str, Any], name: str) -> None:

@@ -242,3 +242,4 @@ class CallContext(threading.local):
         self.arguments: dict[str, Any] = {}
         self.per_layer: Tensor | None = None
         self.cache: RemoteCache | None = None
+        self.probing = False

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from swarm.core.errors import RequestError
+from swarm.shards.boundary import Boundary
 from swarm.shards.remote import CallContext, RemoteCache, RemoteRunner
 from swarm.shards.stack import LayerCall
 from swarm.shards.step import StepTensors
 from swarm.shards.stubs import Stub
 from swarm.shards.traits import ModelTraits
+from swarm.shards.window import SpanDone
 
 
 class RemoteLayers(Stub):
@@ -26,6 +28,7 @@ class RemoteLayers(Stub):
         self.__dict__["context"] = CallContext()
         self.__dict__["traits"] = traits
         self.__dict__["call"] = call
+        self.__dict__["boundary"] = Boundary(0, ())  # found out once the weights are there
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Hidden state after the last layer, in the form the stack's loop expects."""
@@ -33,17 +36,21 @@ class RemoteLayers(Stub):
         if torch.is_grad_enabled() and hidden.requires_grad:
             raise RequestError("gradients through remote layers are not supported; use torch.no_grad()")
         context: CallContext = self.__dict__["context"]
+        if context.probing:
+            raise SpanDone(hidden)
+        boundary: Boundary = self.__dict__["boundary"]
         arguments = context.arguments
+        wire = boundary.to_wire(hidden)
         cache = context.cache
         temporary = cache is None
         if cache is None:
-            cache = self.new_cache(max_tokens=hidden.shape[1], rollback=False)
+            cache = self.new_cache(max_tokens=wire.shape[1], rollback=False)
         try:
-            output = cache.step(self._step_tensors(hidden, cache, arguments), keep_last=context.keep_last)
+            output = cache.step(self._step_tensors(wire, cache, arguments), keep_last=context.keep_last)
         finally:
             if temporary:
                 cache.close()
-        output = output.to(device=hidden.device, dtype=hidden.dtype)
+        output = boundary.from_wire(output.to(device=hidden.device, dtype=hidden.dtype))
         call: LayerCall = self.__dict__["call"]
         return (output, *[None] * max(len(call.carried), 1)) if call.returns_tuple else output
 

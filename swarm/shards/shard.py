@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -11,18 +12,29 @@ from transformers import PreTrainedModel
 from swarm.core.config import Quantization
 from swarm.core.errors import ConfigError, ModelError, RequestError
 from swarm.core.span import Span
+from swarm.shards.boundary import PROBE_ROWS, PROBE_TOKENS, Boundary, read_boundary
 from swarm.shards.cache import ShardCache
 from swarm.shards.quantize import state_bytes
 from swarm.shards.session import ShardSession
 from swarm.shards.source import ModelSource
 from swarm.shards.span_loading import load_quantized_span, load_span
 from swarm.shards.span_run import SpanRun
-from swarm.shards.stack import layer_count, read_layer_call, stack_of, text_config
+from swarm.shards.stack import (
+    cuts_inseparable,
+    inseparable_layers,
+    layer_count,
+    read_layer_call,
+    stack_of,
+    text_config,
+)
 from swarm.shards.step import StepTensors
 from swarm.shards.step_form import StepForm, check_tensors
 from swarm.shards.stubs import ZeroEmbedding
 from swarm.shards.traits import read_traits
 from swarm.shards.window import LayerWindow
+
+# what an architecture's own code raises when it meets a cache or an input of a kind it does not expect
+_CANNOT_RUN = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError)
 
 
 class Shard(nn.Module):
@@ -59,7 +71,9 @@ class Shard(nn.Module):
         tensors = [*model.parameters(), *model.buffers()]
         self.weight_bytes = sum(t.numel() * t.element_size() for t in tensors) + state_bytes(model)
         self.boundary = self._find_boundary()
-        self.form = StepForm(self.boundary, self.hidden_size, self.config.vocab_size, self.traits, self.call)
+        self.form = StepForm(
+            self.boundary.shape, self.hidden_size, self.config.vocab_size, self.traits, self.call
+        )
         self.cache_bytes_per_token = self._measure_token()
 
     @classmethod
@@ -82,11 +96,20 @@ class Shard(nn.Module):
             raise ConfigError(
                 f"layers {span} asked for, but {source.name} has only layers 0:{source.n_layers}"
             )
+        if cuts_inseparable(span, source.inseparable):
+            raise ConfigError(
+                f"layers {source.inseparable} of {source.name} share keys and values and cannot be divided: "
+                f"serve all of them together, or layers below {source.inseparable and source.inseparable.start}"
+            )
         if quantize is None:
             loaded = load_span(source, span, dtype=dtype, device=device)
         else:
             loaded = load_quantized_span(source, span, quantize, dtype=dtype, device=device)
-        shard = cls(loaded.model, span, dtype, device)
+        try:
+            shard = cls(loaded.model, span, dtype, device)
+        except _CANNOT_RUN as exc:
+            reason = " ".join(str(exc).split())[:200]
+            raise ModelError(f"{source.name}: layers {span} cannot be run on their own ({reason})") from exc
         shard.bytes_read = loaded.bytes_read
         return shard
 
@@ -98,6 +121,9 @@ class Shard(nn.Module):
         """
         if not self.span.covers(span):
             raise RequestError(f"layers {span} asked for, but this shard holds {self.span}")
+        together = inseparable_layers(self.config)
+        if cuts_inseparable(span, together):
+            raise RequestError(f"layers {together} of this model share keys and values and cannot be divided")
         return ShardSession(self, self._run(span), self.new_cache(span, rollback=rollback), rollback=rollback)
 
     def new_cache(self, span: Span, *, rollback: bool) -> ShardCache:
@@ -120,7 +146,7 @@ class Shard(nn.Module):
 
     def example(self, span: Span, *, rows: int = 1, tokens: int = 1) -> StepTensors:
         """Zeros in the form that layers `span` expect: for measuring and for trying out whether they run."""
-        return self._zeros(span, rows, tokens, self.boundary)
+        return self._zeros(span, rows, tokens, self.boundary.shape)
 
     def _zeros(self, span: Span, rows: int, tokens: int, boundary: tuple[int, ...]) -> StepTensors:
         width = self.traits.per_layer_width
@@ -133,25 +159,30 @@ class Shard(nn.Module):
             per_layer=torch.zeros(rows, tokens, ahead, width, dtype=self.dtype) if width else None,
         )
 
-    def _find_boundary(self) -> tuple[int, ...]:
-        """What follows rows and tokens in a hidden state: `(H,)`, or more where a model keeps several streams."""
-        rows, tokens = 2, 3
-        zeros = self._zeros(self.span, rows, tokens, (self.hidden_size,))
+    def _find_boundary(self) -> Boundary:
+        zeros = self._zeros(self.span, PROBE_ROWS, PROBE_TOKENS, (self.hidden_size,))
         with torch.inference_mode():
-            shape = self._run(self.span).boundary(zeros, self.new_cache(self.span, rollback=False))
-        if shape[:2] != (rows, tokens):
-            raise ModelError(
-                f"{type(self.model).__name__} has hidden states of shape {shape}, not [rows, tokens, ...]"
-            )
-        return shape[2:]
+            shape = self._run(self.span).probe(zeros, self.new_cache(self.span, rollback=False))
+        return read_boundary(shape, type(self.model).__name__)
 
     def _measure_token(self) -> int:
         """Bytes that one token really takes, found by running one through all layers."""
+        if self.call.carries and self.span.start > 0:
+            return self._estimate_token()  # what earlier layers would hand over cannot be made up
         cache = self.new_cache(self.span, rollback=True)
         with torch.inference_mode():
             output = self._run(self.span)(self.example(self.span), cache, None)
         kept = sum(tensor.numel() * tensor.element_size() for tensor in output.named().values())
         return cache.token_bytes + kept
+
+    def _estimate_token(self) -> int:
+        """An upper estimate from the configuration: full keys and values for every attention head."""
+        heads = int(self.config.num_attention_heads)
+        width = max(
+            int(getattr(self.config, name, 0) or 0) for name in ("head_dim", "v_head_dim", "qk_head_dim")
+        )
+        per_layer = 2 * heads * (width or self.hidden_size // heads)
+        return (len(self.span) * per_layer + math.prod(self.boundary.shape)) * self.dtype.itemsize
 
 
 def _cache_indices(layer: nn.Module, index: int) -> set[int]:

@@ -59,6 +59,11 @@ class ModelSource:
         """How many decoder layers the model has."""
         return stack.layer_count(self.config)
 
+    @property
+    def inseparable(self) -> Span | None:
+        """Layers that only one peer can serve, because they share keys and values; None for most models."""
+        return stack.inseparable_layers(self.config)
+
     @cached_property
     def uid(self) -> str:
         """Identity of this exact checkpoint; see `model_uid`."""

@@ -43,7 +43,8 @@ class SpanRun:
 
     def __call__(self, tensors: StepTensors, cache: ShardCache, mask: Tensor | None) -> StepTensors:
         """Tensors at the boundary after the span, on the CPU. `mask` is `[B, cached + new]` or None."""
-        self._slot.hidden = self._moved(tensors.hidden)
+        boundary = self._shard.boundary
+        self._slot.hidden = boundary.from_wire(self._moved(tensors.hidden))
         self._slot.carry = tuple(None if t is None else t.to(self._shard.device) for t in tensors.carry)
         if self._traits.per_layer_width:
             self._give_per_layer(tensors)
@@ -57,7 +58,7 @@ class SpanRun:
             self._slot.hidden, self._slot.carry = None, ()
         raise ModelError(f"{type(self._stack).__name__} did not call its layer {self.span.end - 1}")
 
-    def boundary(self, tensors: StepTensors, cache: ShardCache) -> tuple[int, ...]:
+    def probe(self, tensors: StepTensors, cache: ShardCache) -> tuple[int, ...]:
         """The shape `[B, n, ...]` of the hidden state that the stack hands to its first layer."""
         if self._traits.per_layer_width:
             self._give_per_layer(tensors)
@@ -116,7 +117,7 @@ class SpanRun:
         if per_layer is not None:
             per_layer = per_layer[:, :, len(self.span) :] if self.span.end < self._model_layers else None
         return StepTensors(
-            hidden=hidden.cpu(),
+            hidden=self._shard.boundary.to_wire(hidden).cpu(),
             mask=tensors.mask,
             positions=tensors.positions,
             token_ids=tensors.token_ids,

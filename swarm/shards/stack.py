@@ -18,6 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from swarm.core.errors import ModelError
+from swarm.core.span import Span
 
 
 def text_config(config: PretrainedConfig) -> PretrainedConfig:
@@ -28,6 +29,20 @@ def text_config(config: PretrainedConfig) -> PretrainedConfig:
 def layer_count(config: PretrainedConfig) -> int:
     """How many decoder layers the configuration announces."""
     return int(text_config(config).num_hidden_layers)
+
+
+def inseparable_layers(config: PretrainedConfig) -> Span | None:
+    """The last layers, if they reuse keys and values of earlier ones: these must be served by one peer."""
+    modes = getattr(text_config(config), "kv_sharing_modes", None) or []
+    if "reuse" not in modes:
+        return None
+    producers = [index for index, mode in enumerate(modes) if mode == "store"]
+    return Span(min(producers, default=0), len(modes))
+
+
+def cuts_inseparable(span: Span, together: Span | None) -> bool:
+    """Whether `span` begins or ends inside of layers that must stay together."""
+    return together is not None and any(together.start < cut < together.end for cut in (span.start, span.end))
 
 
 def causal_class(config: PretrainedConfig) -> tuple[type[PreTrainedModel], PretrainedConfig]:

@@ -41,10 +41,17 @@ def truncated_class(
 
 
 def forget_missing_ties(model: PreTrainedModel) -> None:
-    """Remove tied pairs of which a side is not part of the model any more."""
+    """Remove tied pairs of which a side is not part of the model any more; see `lost_ties`."""
     present = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     tied: dict[str, str] = model.all_tied_weights_keys
     model.all_tied_weights_keys = {a: b for a, b in tied.items() if a in present and b in present}
+    model.__dict__["lost_ties"] = {a: b for a, b in tied.items() if a in present and b not in present}
+
+
+def lost_ties(model: PreTrainedModel) -> dict[str, str]:
+    """Parameters of a truncated model whose only copy in the checkpoint bears the name of one that lives elsewhere."""
+    lost: dict[str, str] = model.__dict__.get("lost_ties", {})
+    return lost
 
 
 def _drop_outside_of_stack(model: PreTrainedModel) -> None:
