@@ -139,7 +139,11 @@ class LayerCall:
 
 
 def read_layer_call(stack: nn.Module, attribute: str) -> LayerCall:
-    """Read the calling convention from the source of `stack.forward`."""
+    """Read the calling convention from the source of `stack.forward`.
+
+    Raises:
+        ModelError: if the loop keeps a running value of its own which the layers look at: it would stay behind.
+    """
     function = inspect.unwrap(type(stack).forward)
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
@@ -164,6 +168,7 @@ def _read_loop(loop: ast.For, embed_names: set[str]) -> LayerCall | None:
             continue
         given = [*call.args, *(keyword.value for keyword in call.keywords)]
         fed = set().union(*(_names(value) for value in given))
+        _refuse_running_values(loop, call)
         rest = {name for value in given[1:] for name in ([value.id] if isinstance(value, ast.Name) else [])}
         takes = {"takes_token_ids": "input_ids" in rest, "takes_embeds": bool(rest & embed_names)}
         target = statement.targets[0]
@@ -172,6 +177,22 @@ def _read_loop(loop: ast.For, embed_names: set[str]) -> LayerCall | None:
             return LayerCall(True, carried, **takes)
         return LayerCall(isinstance(statement.value, ast.Subscript) or _is_indexed(loop, target), (), **takes)
     return None
+
+
+def _refuse_running_values(loop: ast.For, call: ast.Call) -> None:
+    """Some loops collect something over the layers (`x = cat(x, hidden)`) and hand it to each of them."""
+    hidden = _names(call.args[0]) if call.args else set()
+    passed = (
+        set().union(*(_names(value) for value in [*call.args, *(k.value for k in call.keywords)])) - hidden
+    )
+    for node in ast.walk(loop):
+        if isinstance(node, ast.Assign) and _layer_call_in(node.value, _names(loop.target)) is None:
+            targets = {target.id for target in node.targets if isinstance(target, ast.Name)}
+            running = targets & passed & _names(node.value)
+            if running:
+                raise ModelError(
+                    f"its layers share the running value {sorted(running)[0]!r}, so they cannot be divided"
+                )
 
 
 def _is_indexed(loop: ast.For, target: ast.expr) -> bool:

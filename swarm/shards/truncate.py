@@ -10,8 +10,16 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from swarm.core.errors import ModelError
 from swarm.core.span import Span
-from swarm.shards.stack import find_stack, modules_along, runs_before_layers, stack_of, text_config
+from swarm.shards.stack import (
+    find_stack,
+    modules_along,
+    read_layer_call,
+    runs_before_layers,
+    stack_of,
+    text_config,
+)
 from swarm.shards.stubs import SkippedModule, ZeroEmbedding
 
 
@@ -28,7 +36,12 @@ def truncated_class(
 
     It has the name of `cls`, because transformers looks up conversions of checkpoint keys by class name.
     """
-    before = runs_before_layers(meta_model(cls, config))
+    whole = meta_model(cls, config)
+    try:
+        read_layer_call(*stack_of(whole))
+    except ModelError as exc:
+        raise ModelError(f"{cls.__name__} is not supported: {exc}") from exc
+    before = runs_before_layers(whole)
 
     def build(self: PreTrainedModel, config: PretrainedConfig, *args: Any, **kwargs: Any) -> None:
         cls.__init__(self, config, *args, **kwargs)
