@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 from swarm.core.errors import (
     NextUnreachable,
     PeerBusy,
     PeerError,
     PeerIncompatible,
-    PeerUnreachable,
     RequestError,
+    SessionLost,
     SwarmError,
 )
 from swarm.core.span import Span
@@ -24,6 +26,9 @@ from swarm.peer.offer import Offer
 from swarm.peer.sessions import HopSession, SessionTable
 from swarm.peer.stepping import Onward, Stepping
 from swarm.peer.worker import Worker
+from swarm.shards.session import ShardSession
+from swarm.shards.step import StepTensors
+from swarm.wire.dialer import Dialer
 from swarm.wire.failures import failed_of
 from swarm.wire.link import Link
 from swarm.wire.messages import (
@@ -38,7 +43,6 @@ from swarm.wire.messages import (
     ReplayInfo,
     Request,
 )
-from swarm.wire.node import Node
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +51,7 @@ class Control:
     """Answers control messages. `draining` is set when the peer takes no new sessions."""
 
     def __init__(
-        self, node: Node, offer: Offer, table: SessionTable, worker: Worker, stepping: Stepping
+        self, node: Dialer, offer: Offer, table: SessionTable, worker: Worker, stepping: Stepping
     ) -> None:
         self._node = node
         self._offer = offer
@@ -62,6 +66,9 @@ class Control:
             done = await self._act(link, message)
         except SwarmError as error:
             await _reply(link, failed_of(message.request, error))
+        except Exception:
+            logger.exception("answering %s of %s failed", type(message).__name__, link.peer_id)
+            await _reply(link, failed_of(message.request, PeerError("internal error, see the peer's log")))
         else:
             await _reply(link, done)
 
@@ -89,22 +96,20 @@ class Control:
         self._check_compatible(message)
         if self.draining:
             raise PeerBusy("this peer is leaving and takes no new sessions")
-        next_link = await self._dial(message.next)
-        await self._table.admit(message.session, link.peer_id, message.tokens)
-        if link.closed:
-            self._table.cancel_admission(message.session)
-            raise PeerUnreachable("the client left while it waited")
-        session = HopSession(
-            id=message.session,
-            client=link,
-            shard=self._offer.shard.open(Span(message.start, message.end), rollback=message.rollback),
-            previous=message.previous,
-            next=message.next,
-            next_link=next_link,
-            reserved=message.tokens,
-            last_used_s=time.monotonic(),
-        )
-        self._table.add(session)
+        with self._table.opening(message.session, link, message.tokens) as opening:
+            next_link = await self._dial(message.next)
+            await self._table.reserve(opening)
+            session = HopSession(
+                id=message.session,
+                client=link,
+                shard=self._offer.shard.open(Span(message.start, message.end), rollback=message.rollback),
+                previous=message.previous,
+                next=message.next,
+                next_link=next_link,
+                reserved=message.tokens,
+                last_used_s=asyncio.get_running_loop().time(),
+            )
+            self._table.add(session)
         return self._state(message.request, session)
 
     def _check_compatible(self, message: Open) -> None:
@@ -123,9 +128,12 @@ class Control:
 
     async def _relink(self, link: Link, message: Relink) -> Done:
         session = self._table.controlled_by(link.peer_id, message.session)
-        next_link = await self._dial(message.next)
+        with _acting(session):
+            next_link = await self._dial(message.next)
+        if session.closed:
+            raise SessionLost("the session was closed meanwhile")
         session.previous, session.next, session.next_link = message.previous, message.next, next_link
-        session.last_used_s = time.monotonic()
+        session.last_used_s = asyncio.get_running_loop().time()
         return self._state(message.request, session)
 
     async def _dial(self, hop: NextHop | None) -> Link | None:
@@ -140,30 +148,51 @@ class Control:
         session = self._table.controlled_by(link.peer_id, message.session)
         if session.next is None:
             raise RequestError("there is no next hop to replay to: relink first")
-        await self._worker.settled(session)
-        kept, number = session.shard.kept, session.shard.last_step
-        length = session.shard.length
-        chunk = message.chunk or length
-        for start in range(0, length, max(chunk, 1)):
-            end = min(start + chunk, length)
-            info = ReplayInfo(until=message.until, last=end == length)
-            await self._stepping.send_step(
-                session, kept.slice(start, end), Onward(number, start, replay=info)
-            )
-        return self._state(message.request, session)
+        with _acting(session):
+            return await self._replay_kept(session, message)
+
+    async def _replay_kept(self, session: HopSession, message: Replay) -> Done:
+        """Send what the session has kept once everything queued for it has run."""
+        shard = session.shard
+        state = await self._worker.ask(
+            session, lambda: Done(request=message.request, length=shard.length, step=shard.last_step)
+        )
+        chunk = message.chunk or max(state.length, 1)
+        for start in range(0, state.length, chunk):
+            end = min(start + chunk, state.length)
+            kept = await self._worker.ask(session, partial(_kept, shard, state, start, end))
+            info = ReplayInfo(until=message.until, last=end == state.length)
+            await self._stepping.send_step(session, kept, Onward(state.step, start, replay=info))
+        session.last_used_s = asyncio.get_running_loop().time()
+        return state
 
     def _close(self, link: Link, message: Close) -> Done:
+        self._table.withdraw(message.session, link.peer_id)
         try:
             session = self._table.controlled_by(link.peer_id, message.session)
-        except PeerError:
+        except SessionLost:
             return Done(request=message.request)
-        self.end(session)
+        self._stepping.end(session)
         return Done(request=message.request, free_tokens=self._table.free_tokens)
 
-    def end(self, session: HopSession) -> None:
-        """End a session: its queued steps, its cache and its pages go."""
-        self._table.remove(session)
-        self._worker.forget(session)
+
+@contextmanager
+def _acting(session: HopSession) -> Iterator[None]:
+    """One control message at a time dials or replays for a session."""
+    if session.acting:
+        raise PeerBusy("an earlier relink or replay of this session is still under way")
+    session.acting = True
+    try:
+        yield
+    finally:
+        session.acting = False
+
+
+def _kept(shard: ShardSession, state: Done, start: int, end: int) -> StepTensors:
+    """Runs in the device's thread, where the session does not change meanwhile."""
+    if (shard.length, shard.last_step) != (state.length, state.step):
+        raise RequestError("the session went on while it was replayed")
+    return shard.kept.slice(start, end)
 
 
 async def _reply(link: Link, answer: Done | Failed) -> None:
@@ -173,10 +202,11 @@ async def _reply(link: Link, answer: Done | Failed) -> None:
         logger.debug("%s is gone before its answer: %s", link.peer_id, error)
 
 
-async def sweep_idle(table: SessionTable, control: Control, idle_session_s: float) -> None:
+async def sweep_idle(table: SessionTable, stepping: Stepping) -> None:
     """End sessions that nobody used for `idle_session_s`; runs until cancelled."""
+    idle_session_s = table.limits.idle_session_s
     while True:
         await asyncio.sleep(min(idle_session_s / 4, 5.0))
-        for session in table.idle_since(time.monotonic() - idle_session_s):
+        for session in table.idle_since(asyncio.get_running_loop().time() - idle_session_s):
             logger.info("session %s ended after %g s without a step", session.id.hex()[:8], idle_session_s)
-            control.end(session)
+            stepping.end(session)

@@ -19,11 +19,13 @@ from swarm.core.version import VERSION
 from swarm.peer.announcer import Announcer
 from swarm.peer.capacity import MemoryPlan, check_explicit_cache, kv_bytes_per_token, weight_factor
 from swarm.peer.device import choose_device, free_memory
+from swarm.peer.executor import Executor
 from swarm.peer.kv_pool import KVPool
 from swarm.peer.offer import Offer
 from swarm.peer.probe import probe
 from swarm.peer.ready import ReadyInfo, write_ready_file
 from swarm.peer.service import Doorkeeper, Service
+from swarm.peer.sessions import SessionTable
 from swarm.routing.announcement import claims, decode
 from swarm.routing.placement import choose_span
 from swarm.routing.records import BUCKETS, PeerRecord, PeerState, model_key
@@ -143,8 +145,8 @@ class _Peer:
         self._tasks = tasks
         self._probed_s_per_layer = 0.0
         self._announcer = Announcer(node.directory, self._record, config.limits.lease_s)
-        pool = KVPool(place.cache_tokens)
-        self.service = Service(node, offer, pool, config.limits, tasks, self._announcer.touch)
+        sessions = SessionTable(KVPool(place.cache_tokens), config.limits, self._announcer.touch)
+        self.service = Service(node, offer, sessions, Executor(), tasks)
 
     async def run(self, on_ready: Callable[[ReadyInfo], None], stop: _StopSignals) -> None:
         watch = self._tasks.create_task(self._watch_node())

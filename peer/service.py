@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from swarm.core.config import PeerLimits
 from swarm.core.errors import PeerBusy, RequestError
 from swarm.peer.control import Control, sweep_idle
+from swarm.peer.crew import Crew
 from swarm.peer.executor import Executor
-from swarm.peer.kv_pool import KVPool
 from swarm.peer.offer import Offer
 from swarm.peer.sessions import SessionTable
 from swarm.peer.stepping import Stepping
 from swarm.peer.worker import Finished, Worker
+from swarm.wire.dialer import Dialer
 from swarm.wire.link import Link
 from swarm.wire.messages import Message, Request, StepFailed, StepMessage
-from swarm.wire.node import Node
 
 logger = logging.getLogger(__name__)
 
@@ -37,27 +35,24 @@ class Load:
 
 
 class Service:
-    """Serves one shard to clients and neighbours. Runs in `tasks`, which owns everything it starts."""
+    """Serves one shard to clients and neighbours. What it starts runs in `tasks` and ends with `stop`."""
 
     def __init__(
         self,
-        node: Node,
+        node: Dialer,
         offer: Offer,
-        pool: KVPool,
-        limits: PeerLimits,
+        sessions: SessionTable,
+        executor: Executor,
         tasks: asyncio.TaskGroup,
-        changed: Callable[[], None],
     ) -> None:
-        self._tasks = tasks
-        self._pool = pool
-        self._limits = limits
-        self._executor = Executor()
-        self._worker = Worker(self._executor, self._deliver)
-        self.sessions = SessionTable(pool, limits, changed)
-        self._stepping = Stepping(node.peer_id, offer, self.sessions, self._worker, limits, tasks)
-        self._control = Control(node, offer, self.sessions, self._worker, self._stepping)
+        self.sessions = sessions
+        self._executor = executor
+        self._crew = Crew(tasks)
+        self._worker = Worker(executor, self._deliver)
+        self._stepping = Stepping(node.peer_id, offer, sessions, self._worker, self._crew)
+        self._control = Control(node, offer, sessions, self._worker, self._stepping)
         self._watched: weakref.WeakSet[Link] = weakref.WeakSet()
-        self._sweeper = tasks.create_task(sweep_idle(self.sessions, self._control, limits.idle_session_s))
+        self._crew.start(sweep_idle(sessions, self._stepping))
 
     def _deliver(self, finished: Finished) -> None:
         self._stepping.deliver(finished)
@@ -66,8 +61,8 @@ class Service:
     def load(self) -> Load:
         return Load(
             sessions=len(self.sessions),
-            free_tokens=self._pool.free_tokens,
-            total_tokens=self._pool.total_tokens,
+            free_tokens=self.sessions.free_tokens,
+            total_tokens=self.sessions.total_tokens,
             queue_s=self._worker.queue_s,
             decode_s=self._worker.decode_s,
             computed_tokens=self._worker.computed_tokens,
@@ -80,9 +75,9 @@ class Service:
                 await self._stepping.receive(link, message, payload)
             case Request():
                 self._watch(link)
-                self._tasks.create_task(self._control.answer(link, message))
+                self._crew.start(self._control.answer(link, message))
             case StepFailed():
-                await self._stepping.failed_at_next(link, message)
+                self._stepping.failed_at_next(link, message)
             case _:
                 raise RequestError(f"a peer expects no {type(message).__name__}")
 
@@ -94,7 +89,8 @@ class Service:
     def _client_left(self, link: Link) -> None:
         for session in self.sessions.of_client(link):
             logger.info("session %s ended: its client left", session.id.hex()[:8])
-            self._control.end(session)
+            self._stepping.end(session)
+        self.sessions.client_left()
 
     def drain(self) -> None:
         """Take no new sessions from now on."""
@@ -110,11 +106,11 @@ class Service:
         return True
 
     def stop(self) -> None:
-        """End all sessions and the device thread, and prove that the cache's books are right."""
-        self._sweeper.cancel()
+        """End all sessions, whatever is under way and the device thread; prove that the cache's books are right."""
         for session in self.sessions:
-            self._control.end(session)
-        self._pool.check()
+            self._stepping.end(session)
+        self._crew.stop()
+        self.sessions.check()
         self._executor.stop()
 
 

@@ -2,20 +2,27 @@
 
 A session belongs to the client that opened it. Only that client may control it; only that client and the `previous`
 peer it named may send steps into it. For anybody else the session does not exist.
+
+    opening --room found--> open --closed, client left, idle, layers failed--> gone
+       \\--no room in time, closed or client left before it was open-----------> gone
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from swarm.core.config import PeerLimits
-from swarm.core.errors import PeerBusy, RequestError, SessionLost
+from swarm.core.errors import PeerBusy, PeerUnreachable, RequestError, SessionLost
+from swarm.peer.allowance import Allowance
 from swarm.peer.kv_pool import KVPool
 from swarm.shards.session import ShardSession
 from swarm.wire.link import Link
 from swarm.wire.messages import NextHop
+
+MOST_BYTES_INSIDE = 256 << 20
 
 
 @dataclass(slots=True, eq=False)
@@ -26,8 +33,10 @@ class HopSession:
         client: link to the client that owns it.
         previous: peer that may send steps besides the client.
         next: where outputs go, with the link to there; None sends them to the client.
-        keep_last: how many positions of the newest step the client wants back; 0 means all.
         reserved: token rows reserved in the pool.
+        promised: positions there will be when every step that was accepted has run.
+        acting: whether a control message changes or replays it now.
+        reporting: whether a failure of the next hop is on its way to the client.
     """
 
     id: bytes
@@ -38,7 +47,31 @@ class HopSession:
     next_link: Link | None
     reserved: int
     last_used_s: float
-    closed: bool = field(default=False)
+    inside: Allowance = field(default_factory=lambda: Allowance(MOST_BYTES_INSIDE))
+    promised: int = 0
+    acting: bool = False
+    reporting: bool = False
+    closed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Opening:
+    """A session before it is open: its id is taken, its pages may be reserved."""
+
+    id: bytes
+    client: Link
+    tokens: int
+    withdrawn: bool = False
+
+    def check(self) -> None:
+        """Raises:
+        SessionLost: if it was closed meanwhile.
+        PeerUnreachable: if its client left meanwhile.
+        """
+        if self.withdrawn:
+            raise SessionLost("the session was closed before it was open")
+        if self.client.closed:
+            raise PeerUnreachable("the client left before its session was open")
 
 
 class SessionTable:
@@ -49,11 +82,11 @@ class SessionTable:
 
     def __init__(self, pool: KVPool, limits: PeerLimits, changed: Callable[[], None]) -> None:
         self._pool = pool
-        self._limits = limits
         self._changed = changed
         self._sessions: dict[bytes, HopSession] = {}
-        self._admitting: dict[bytes, str] = {}
+        self._openings: dict[bytes, Opening] = {}
         self._freed = asyncio.Event()
+        self.limits = limits
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -69,60 +102,81 @@ class SessionTable:
     def total_tokens(self) -> int:
         return self._pool.total_tokens
 
-    async def admit(self, session: bytes, client: str, tokens: int) -> None:
-        """Reserve room for a new session, waiting up to `admission_wait_s` for it.
+    def check(self) -> None:
+        """Prove the books of the cache."""
+        self._pool.check()
+
+    # opening ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def opening(self, session: bytes, client: Link, tokens: int) -> Iterator[Opening]:
+        """Take the id of a new session; what is reserved for it goes back unless it was added before the end.
 
         Raises:
             RequestError: if it could never be admitted.
-            PeerBusy: if the limits or the cache leave no room, with the numbers.
+            PeerBusy: if the limits leave no room, with the numbers.
         """
-        self._check_limits(session, client, tokens)
-        self._admitting[session] = client
+        self._check_limits(session, client.peer_id, tokens)
+        opening = self._openings[session] = Opening(session, client, tokens)
         try:
-            async with asyncio.timeout(self._limits.admission_wait_s):
-                while not self._pool.acquire(session, tokens):
+            yield opening
+        finally:
+            del self._openings[session]
+            if session not in self._sessions:
+                self._release(session)
+
+    async def reserve(self, opening: Opening) -> None:
+        """Reserve its cache, waiting up to `admission_wait_s` for it.
+
+        Raises:
+            PeerBusy: if there is no room, with the numbers.
+            PeerError: if it was closed, or its client left, meanwhile.
+        """
+        try:
+            async with asyncio.timeout(self.limits.admission_wait_s):
+                while not self._pool.acquire(opening.id, opening.tokens):
                     await self._freed.wait()
+                    opening.check()
         except TimeoutError as error:
             raise PeerBusy(
-                f"no free cache: the session needs {tokens} tokens, {self._pool.free_tokens} of "
-                f"{self._pool.total_tokens} are free (waited {self._limits.admission_wait_s:g} s)"
+                f"no free cache: the session needs {opening.tokens} tokens, {self._pool.free_tokens} of "
+                f"{self._pool.total_tokens} are free (waited {self.limits.admission_wait_s:g} s)"
             ) from error
-        finally:
-            del self._admitting[session]
 
-    def cancel_admission(self, session: bytes) -> None:
-        """Give back what `admit` reserved."""
-        self._release(session)
-
-    async def wait_empty(self) -> None:
-        """Returns when no session is left."""
-        while self._sessions:
-            await self._freed.wait()
-
-    def _release(self, session: bytes) -> None:
-        self._pool.release(session)
-        self._freed.set()
-        self._freed = asyncio.Event()
+    def withdraw(self, session: bytes, client: str) -> None:
+        """Its client closes a session that is not open yet; for anybody else there is none."""
+        opening = self._openings.get(session)
+        if opening is not None and opening.client.peer_id == client:
+            opening.withdrawn = True
+            self._wake()
 
     def _check_limits(self, session: bytes, client: str, tokens: int) -> None:
-        if session in self._sessions or session in self._admitting:
+        if session in self._sessions or session in self._openings:
             raise RequestError("a session of this id exists already: use a fresh id")
         if not self._pool.could_ever_hold(tokens):
             raise RequestError(
                 f"the session needs room for {tokens} cached tokens, this peer has {self._pool.total_tokens} in all: "
                 "shorten prompt or max tokens, or serve with a larger --cache-tokens"
             )
-        if len(self._sessions) + len(self._admitting) >= self._limits.max_sessions:
-            raise PeerBusy(f"all {self._limits.max_sessions} sessions are taken (--max-sessions)")
+        if len(self._sessions) + len(self._openings) >= self.limits.max_sessions:
+            raise PeerBusy(f"all {self.limits.max_sessions} sessions are taken (--max-sessions)")
         held = sum(s.client.peer_id == client for s in self._sessions.values())
-        held += sum(owner == client for owner in self._admitting.values())
-        if held >= self._limits.max_sessions_per_client:
+        held += sum(o.client.peer_id == client for o in self._openings.values())
+        if held >= self.limits.max_sessions_per_client:
             raise PeerBusy(f"this client holds {held} sessions, the most it may (--max-sessions-per-client)")
 
     def add(self, session: HopSession) -> None:
+        """Its opening has succeeded; pages are reserved.
+
+        Raises:
+            PeerError: if it was closed, or its client left, meanwhile.
+        """
+        self._openings[session.id].check()
         assert session.id not in self._sessions
         self._sessions[session.id] = session
         self._changed()
+
+    # finding ------------------------------------------------------------------------------------------------------
 
     def controlled_by(self, client: str, session: bytes) -> HopSession:
         """The session, if this client owns it.
@@ -146,20 +200,32 @@ class SessionTable:
             raise SessionLost("there is no such session here: it was closed, or this peer was restarted")
         return found
 
-    def grow(self, session: HopSession, tokens: int) -> None:
-        """Make sure that `tokens` token rows are reserved for this session.
+    def of_client(self, link: Link) -> list[HopSession]:
+        return [s for s in self._sessions.values() if s.client is link]
+
+    def idle_since(self, before_s: float) -> list[HopSession]:
+        return [s for s in self._sessions.values() if s.last_used_s < before_s]
+
+    # growing and ending -------------------------------------------------------------------------------------------
+
+    def grow(self, session: HopSession, rows: int, start: int, end: int) -> None:
+        """Make sure that there is room for a step of `rows` over positions `[start, end)`.
 
         Raises:
+            RequestError: if positions before it are missing.
             PeerBusy: if there is no room.
         """
-        if tokens <= session.reserved:
-            return
-        if not self._pool.acquire(session.id, tokens):
-            raise PeerBusy(
-                f"no free cache: the session has grown to {tokens} tokens, "
-                f"{self._pool.free_tokens} of {self._pool.total_tokens} are free"
-            )
-        session.reserved = tokens
+        if start > session.promised:
+            raise RequestError(f"step starts at position {start}, but only {session.promised} are cached")
+        tokens = rows * end
+        if tokens > session.reserved:
+            if not self._pool.acquire(session.id, tokens):
+                raise PeerBusy(
+                    f"no free cache: the session has grown to {tokens} tokens, "
+                    f"{self._pool.free_tokens} of {self._pool.total_tokens} are free"
+                )
+            session.reserved = tokens
+        session.promised = max(session.promised, end)
 
     def remove(self, session: HopSession) -> None:
         """Forget a session and free its pages; harmless if it is gone already."""
@@ -168,8 +234,19 @@ class SessionTable:
             self._release(session.id)
             self._changed()
 
-    def of_client(self, link: Link) -> list[HopSession]:
-        return [s for s in self._sessions.values() if s.client is link]
+    async def wait_empty(self) -> None:
+        """Returns when no session is left."""
+        while self._sessions:
+            await self._freed.wait()
 
-    def idle_since(self, before_s: float) -> list[HopSession]:
-        return [s for s in self._sessions.values() if s.last_used_s < before_s]
+    def client_left(self) -> None:
+        """Let openings look whether their client is still there."""
+        self._wake()
+
+    def _release(self, session: bytes) -> None:
+        self._pool.release(session)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._freed.set()
+        self._freed = asyncio.Event()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from swarm.core.config import PeerLimits
-from swarm.core.errors import PeerError, PeerUnreachable, SwarmError
+from swarm.core.errors import PeerError, PeerTimeout, RequestError, SessionLost, SwarmError
+from swarm.peer.crew import Crew
 from swarm.peer.offer import Offer
 from swarm.peer.sessions import HopSession, SessionTable
 from swarm.peer.step_check import check_step
@@ -21,15 +21,20 @@ from swarm.wire.link import Link
 from swarm.wire.messages import (
     FailureKind,
     HopTiming,
+    Message,
     Output,
     Replayed,
     ReplayInfo,
     StepFailed,
     StepMessage,
 )
+from swarm.wire.tensor_size import tensor_nbytes
 from swarm.wire.tensors import pack, unpack
 
 logger = logging.getLogger(__name__)
+MOST_TRACED = 512  # as many as a message may carry
+SEND_S = 30.0
+SLOWEST_BYTES_PER_S = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,75 +50,93 @@ class Onward:
 
 
 class Stepping:
-    """Takes steps from links, queues them, and sends their outputs on.
+    """Takes steps from links, queues them, and sends their outputs on; `crew` runs the sends that are under way."""
 
-    Args:
-        tasks: owner of the sends that are under way.
-    """
-
-    def __init__(
-        self,
-        own_id: str,
-        offer: Offer,
-        table: SessionTable,
-        worker: Worker,
-        limits: PeerLimits,
-        tasks: asyncio.TaskGroup,
-    ) -> None:
+    def __init__(self, own_id: str, offer: Offer, table: SessionTable, worker: Worker, crew: Crew) -> None:
         self._own_id = own_id
         self._offer = offer
         self._table = table
         self._worker = worker
-        self._limits = limits
-        self._tasks = tasks
+        self._crew = crew
 
     async def receive(self, link: Link, message: StepMessage, payload: memoryview) -> None:
-        """Check and queue one step; a step that cannot be taken is answered with `StepFailed` on the same link."""
+        """Check and queue one step; a step that cannot be taken is answered with `StepFailed` on the same link.
+
+        Waits, and with it the link, while too much of this session is inside.
+        """
         try:
             session = self._table.fed_by(link.peer_id, message.session)
-            tensors = check_step(message, unpack(message.tensors, payload), self._offer, self._limits)
-            self._table.grow(session, tensors.rows * (message.start + tensors.tokens))
+            tensors = check_step(message, unpack(message.tensors, payload), self._offer, self._table.limits)
+            end = message.start + tensors.tokens
+            self._table.grow(session, tensors.rows, message.start, end)
+            await session.inside.acquire(payload.nbytes)
+            if session.closed:
+                raise SessionLost("the session was closed")
         except SwarmError as error:
-            await link.send(_failed(message.session, message.number, error))
+            await _send(link, _failed(message.session, message.number, error))
             return
-        session.last_used_s = time.monotonic()
+        session.last_used_s = asyncio.get_running_loop().time()
         rows = None if message.select_rows is None else tuple(message.select_rows)
         self._worker.submit(session, message, Step(message.number, message.start, tensors, rows))
 
-    async def failed_at_next(self, link: Link, failure: StepFailed) -> None:
-        """The next hop could not take a step of ours: tell the client."""
+    def failed_at_next(self, link: Link, failure: StepFailed) -> None:
+        """The next hop could not take a step of ours: tell the client, unless it is being told of another one."""
         for session in self._table:
             hop = session.next
-            if hop is not None and hop.session == failure.session and hop.peer == link.peer_id:
-                report = failure.model_copy(
-                    update={"session": session.id, "peer": failure.peer or link.peer_id}
-                )
-                await _send(session.client, report)
+            if hop is None or hop.session != failure.session or hop.peer != link.peer_id or session.reporting:
+                continue
+            report = failure.model_copy(update={"session": session.id, "peer": failure.peer or link.peer_id})
+            self._crew.start(self._report(session, report))
+
+    async def _report(self, session: HopSession, report: StepFailed) -> None:
+        session.reporting = True
+        try:
+            await _send(session.client, report)
+        finally:
+            session.reporting = False
 
     def deliver(self, finished: Finished) -> None:
         """Called by the worker for every finished step."""
-        if not finished.session.closed:
-            self._tasks.create_task(self._deliver(finished))
+        self._crew.start(self._deliver(finished))
 
     async def _deliver(self, finished: Finished) -> None:
         session, message = finished.session, finished.message
-        session.last_used_s = time.monotonic()
-        if finished.error is not None:
-            await _send(session.client, _failed(session.id, message.number, finished.error))
-            return
-        assert finished.output is not None
-        replay = message.replay
-        if replay is not None and session.shard.span.end >= replay.until:
-            if replay.last:
-                shard = session.shard
-                await _send(
-                    session.client, Replayed(session=session.id, length=shard.length, step=shard.last_step)
-                )
-            return
-        timing = HopTiming(peer=self._own_id, queue_s=finished.queue_s, compute_s=finished.compute_s)
-        await self._pass_on(session, message, finished.output, [*message.trace, timing])
+        try:
+            if not session.closed:
+                session.last_used_s = asyncio.get_running_loop().time()
+                await self._pass_on(finished)
+        except SwarmError as error:  # an output that is too large for a frame
+            await _send(session.client, _failed(session.id, message.number, error))
+        finally:
+            session.inside.release(sum(map(tensor_nbytes, message.tensors)))
 
-    async def _pass_on(
+    async def _pass_on(self, finished: Finished) -> None:
+        session, message, output = finished.session, finished.message, finished.output
+        if output is None:
+            await self._fail(finished)
+        elif message.replay is not None and session.shard.span.end >= message.replay.until:
+            if message.replay.last:
+                shard = session.shard
+                report = Replayed(session=session.id, length=shard.length, step=shard.last_step)
+                await _send(session.client, report)
+        else:
+            timing = HopTiming(peer=self._own_id, queue_s=finished.queue_s, compute_s=finished.compute_s)
+            await self._send_output(session, message, output, [*message.trace, timing][-MOST_TRACED:])
+
+    async def _fail(self, finished: Finished) -> None:
+        """Report a failed step; a session that failed inside of the layers cannot go on, and its memory is needed."""
+        session, error = finished.session, finished.error
+        assert error is not None
+        if not isinstance(error, RequestError):
+            self.end(session)
+        await _send(session.client, _failed(session.id, finished.message.number, error))
+
+    def end(self, session: HopSession) -> None:
+        """End a session: its queued steps, its cache and its pages go."""
+        self._table.remove(session)
+        self._worker.forget(session)
+
+    async def _send_output(
         self, session: HopSession, message: StepMessage, output: StepTensors, trace: list[HopTiming]
     ) -> None:
         if session.next is None:
@@ -138,8 +161,8 @@ class Stepping:
     async def send_step(self, session: HopSession, output: StepTensors, onward: Onward) -> None:
         """Send an output to the next hop; a broken link is reported to the client."""
         hop, link = session.next, session.next_link
-        assert hop is not None
-        assert link is not None
+        if hop is None or link is None:
+            raise RequestError("there is no next hop to send to: relink first")
         metas, payload = pack(output.named())
         step = StepMessage(
             session=hop.session,
@@ -152,12 +175,11 @@ class Stepping:
             tensors=metas,
         )
         try:
-            await link.send(step, payload)
-        except PeerUnreachable as error:
+            await _send_in_time(link, step, payload)
+        except PeerError as error:
             if session.next is hop:  # not relinked meanwhile
-                await _send(
-                    session.client, _failed(session.id, onward.number, error, "next_unreachable", hop.peer)
-                )
+                report = _failed(session.id, onward.number, error, "next_unreachable", hop.peer)
+                await _send(session.client, report)
 
 
 def _failed(
@@ -169,10 +191,25 @@ def _failed(
 
 
 async def _send(
-    link: Link, message: Output | Replayed | StepFailed, payload: list[memoryview] | tuple[()] = ()
+    link: Link, message: Output | Replayed | StepFailed, payload: Sequence[memoryview] = ()
 ) -> None:
     """Send to a client; a client that is gone needs no answer, its sessions end with its link."""
     try:
-        await link.send(message, payload)
+        await _send_in_time(link, message, payload)
     except PeerError as error:
         logger.debug("client %s is gone: %s", link.peer_id, error)
+
+
+async def _send_in_time(link: Link, message: Message, payload: Sequence[memoryview]) -> None:
+    """Send, but close a link whose other end does not read: it holds memory here, and others wait behind it.
+
+    Raises:
+        PeerError: if the link is closed, or was closed for that.
+    """
+    allowed_s = SEND_S + sum(part.nbytes for part in payload) / SLOWEST_BYTES_PER_S
+    try:
+        async with asyncio.timeout(allowed_s):
+            await link.send(message, payload)
+    except TimeoutError as error:
+        await link.close(f"nothing was read for {allowed_s:.0f} s")
+        raise PeerTimeout(f"peer {link.peer_id} does not read what it is sent", link.peer_id) from error

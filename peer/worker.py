@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from swarm.core.errors import PeerError, RequestError, SwarmError
+from swarm.core.errors import SessionLost, SwarmError
 from swarm.peer.executor import Done, Executor
+from swarm.peer.layer_failure import error_of_layers
 from swarm.peer.scheduler import DECODE_TOKENS, Waiting, choose_next
 from swarm.peer.sessions import HopSession
 from swarm.shards.step import Step, StepTensors
 from swarm.wire.messages import StepMessage
 
-logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A step that ran or failed: its output or the error, and what it cost in seconds."""
+    """A step that ran or failed: its output or the error, and what it cost in seconds.
+
+    Every step that was submitted is finished exactly once, also when its session ends before.
+    """
 
     session: HopSession
     message: StepMessage
@@ -64,19 +68,27 @@ class Worker:
                 self._deliver(Finished(session, message, result.output, None, queue_s, compute_s))
             else:
                 assert error is not None
-                self._deliver(Finished(session, message, None, _as_ours(error), queue_s, compute_s))
+                self._deliver(Finished(session, message, None, error_of_layers(error), queue_s, compute_s))
 
         self._enqueue(session, size, lambda: _apply(session, step), done)
 
-    def settled(self, session: HopSession) -> asyncio.Future[None]:
-        """Completes when every step queued for this session before has run."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def ask(self, session: HopSession, question: Callable[[], Result]) -> asyncio.Future[Result]:
+        """Run `question` in the device's thread after every step queued for this session before.
 
-        def done(result: object, error: BaseException | None, queue_s: float, compute_s: float) -> None:
-            if not future.cancelled():
-                future.set_result(None)
+        Raises:
+            SessionLost: if the session ends before its turn comes.
+        """
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
 
-        self._enqueue(session, 1, lambda: None, done)
+        def done(result: Any, error: BaseException | None, queue_s: float, compute_s: float) -> None:
+            if future.cancelled():
+                return
+            if error is not None:
+                future.set_exception(error_of_layers(error))
+            else:
+                future.set_result(result)
+
+        self._enqueue(session, 1, question, done)
         return future
 
     def forget(self, session: HopSession) -> None:
@@ -84,7 +96,7 @@ class Worker:
         gone = [queued for queued in self._queue if queued.session is session]
         self._queue = [queued for queued in self._queue if queued.session is not session]
         for queued in gone:
-            queued.done(None, PeerError("the session was closed"), 0.0, 0.0)
+            queued.done(None, SessionLost("the session was closed"), 0.0, 0.0)
 
     def _enqueue(
         self,
@@ -131,10 +143,3 @@ def _apply(session: HopSession, step: Step) -> _Applied:
     before = session.shard.counters.tokens
     output = session.shard.apply(step)
     return _Applied(output, step.tensors.rows * (session.shard.counters.tokens - before))
-
-
-def _as_ours(error: BaseException) -> SwarmError:
-    if isinstance(error, PeerError | RequestError):
-        return error
-    logger.error("a step failed in the layers", exc_info=error)
-    return PeerError(f"the layers failed: {type(error).__name__}: {str(error).strip().splitlines()[:1]}")
