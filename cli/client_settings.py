@@ -108,9 +108,12 @@ class CheckSettings(ModelSettings):
     dtype: Annotated[Precision, Field(description="Precision to compare in; auto: the checkpoint's own.")] = (
         "auto"
     )
-    device: Annotated[
-        Text, Shown("DEVICE"), Field(description="Where to compare: cpu, cuda, cuda:N or mps.")
-    ] = "cpu"
+    max_layers: Annotated[
+        Count | None,
+        Shown(default="what fits into memory twice"),
+        Field(description="Compare the first layers only."),
+    ] = None
+    seed: Annotated[Seed, Field(description="Seed of the random prompts.")] = 0
 
 
 class DemoSettings(Settings):

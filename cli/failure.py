@@ -28,8 +28,8 @@ def report(error: BaseException, *, debug: bool) -> int:
 
 def describe(error: BaseException) -> tuple[str, int]:
     """The line (empty: say nothing) and the exit status of an error that ended a command."""
-    match error:
-        case SwarmError():
+    match _innermost(error):
+        case SwarmError() as error:
             return _one_line(str(error)), 2 if isinstance(error, ConfigError) else 1
         case typer.Abort() | KeyboardInterrupt():
             return "", _INTERRUPTED
@@ -41,9 +41,16 @@ def describe(error: BaseException) -> tuple[str, int]:
             return _one_line(f"{error.format_message()} (see --help)"), int(getattr(error, "exit_code", 2))
         case MemoryError():
             return "out of memory", 1
-        case _:
+        case error:
             text = _one_line(f"{type(error).__name__}: {error}")
             return f"unexpected error: {text} (run it again as `swarm --debug ...` for details)", 1
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The first error inside groups, which task groups make of what happens in their tasks."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def silence_broken_pipe() -> None:

@@ -23,9 +23,11 @@ from typing import Self
 
 import psutil
 
+import swarm
 from swarm.core.errors import NodeError
 
 HOST = "127.0.0.1"
+_PACKAGE_ROOT = Path(swarm.__file__).parent.parent
 _POLL_S = 0.05
 _LOG_TAIL_LINES = 5
 _HELPER_GRACE_S = 5.0
@@ -163,7 +165,15 @@ class LocalSwarm:
     def _environment(self, ours: Mapping[str, str]) -> dict[str, str]:
         """Ours without SWARM_* settings, which are meant for the command that the user runs."""
         kept = {name: value for name, value in ours.items() if not name.startswith("SWARM_")}
-        return kept | {"OMP_NUM_THREADS": str(self._threads), "PYTHONUNBUFFERED": "1"}
+        path = [
+            str(_PACKAGE_ROOT),
+            *filter(None, [ours.get("PYTHONPATH")]),
+        ]  # found from any working directory
+        return kept | {
+            "OMP_NUM_THREADS": str(self._threads),
+            "PYTHONPATH": os.pathsep.join(path),
+            "PYTHONUNBUFFERED": "1",
+        }
 
 
 @contextmanager

@@ -116,7 +116,11 @@ def test_status_as_json_has_states_and_free_cache(swarm: LocalSwarm) -> None:
 
 def test_status_with_watch_goes_on_until_it_is_stopped(swarm: LocalSwarm) -> None:
     process = swarm.start("status", "demo", *way_in(swarm), "--json", "--watch", "--interval-s", "0.1")
-    wait_for(lambda: process.stdout_path.read_text().count("\n") >= 2, 60.0, "two looks")
+    wait_for(
+        lambda: process.stdout_path.exists() and process.stdout_path.read_text().count("\n") >= 2,
+        60.0,
+        "two looks",
+    )
     process.terminate()
     assert process.wait(30.0) == 143
 

@@ -128,6 +128,7 @@ def test_a_prompt_that_is_not_utf8_is_one_line_from_argv_and_from_stdin() -> Non
         (typer.Abort(), "", 130),
         (BrokenPipeError(), "", 1),
         (MemoryError(), "out of memory", 1),
+        (ExceptionGroup("tasks", [ExceptionGroup("more", [ConfigError("wrong")])]), "wrong", 2),
     ],
 )
 def test_an_error_becomes_a_line_and_a_status(error: BaseException, line: str, status: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -48,7 +49,7 @@ def test_a_model_that_nobody_serves_is_an_error_that_names_those_served() -> Non
 
 
 @pytest.mark.parametrize("fields", [{"issued_at": NOW - 60}, {"state": "left"}])
-def test_peers_that_are_gone_do_not_count(fields: dict[str, object]) -> None:
+def test_peers_that_are_gone_do_not_count(fields: dict[str, Any]) -> None:
     with pytest.raises(SwarmUnavailable, match="this swarm serves no model"):
         reports_of([make_record("a", **fields)], NOW, None)
 
