@@ -173,6 +173,7 @@ def _lr_at(step: int, phase: Phase) -> float:
 
 
 def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    tokenizer.backend_tokenizer.no_padding()  # a leftover of the measurement
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
