@@ -95,12 +95,14 @@ def tiny_config(model_type: str, **changes: Any) -> Any:
     """The architecture's configuration class with tiny sizes in every field it has."""
     plain = AutoConfig.for_model(model_type)
     wanted = {**_SIZES, **ARCHITECTURES.get(model_type, {}), **changes}
-    fields = {key: value for key, value in wanted.items() if key in changes or _settable(plain, key)}
+    known = {*plain.to_dict(), *plain.attribute_map} - _computed(type(plain))
+    fields = {key: value for key, value in wanted.items() if key in changes or key in known}
     return AutoConfig.for_model(model_type, **fields)
 
 
-def _settable(config: Any, key: str) -> bool:
-    return hasattr(config, key) and not isinstance(getattr(type(config), key, None), property)
+def _computed(cls: type) -> set[str]:
+    """Names that a configuration class derives from others."""
+    return {name for name in _SIZES if isinstance(getattr(cls, name, None), property)}
 
 
 def tiny_model(

@@ -22,7 +22,6 @@ from swarm.shards.span_run import SpanRun
 from swarm.shards.stack import (
     cuts_inseparable,
     inseparable_layers,
-    layer_count,
     read_layer_call,
     stack_of,
     text_config,
@@ -137,7 +136,7 @@ class Shard(nn.Module):
         Raises:
             RequestError: naming the tensor and what was expected.
         """
-        check_tensors(tensors, self.form, layers_ahead=layer_count(self.config) - span.start)
+        check_tensors(tensors, self.form, layers_ahead=len(self.window) - span.start)
 
     def _run(self, span: Span) -> SpanRun:
         if span not in self._runs:
@@ -150,7 +149,7 @@ class Shard(nn.Module):
 
     def _zeros(self, span: Span, rows: int, tokens: int, boundary: tuple[int, ...]) -> StepTensors:
         width = self.traits.per_layer_width
-        ahead = layer_count(self.config) - span.start
+        ahead = len(self.window) - span.start
         embeds = torch.zeros(rows, tokens, self.hidden_size, dtype=self.dtype)
         return StepTensors(
             hidden=torch.zeros(rows, tokens, *boundary, dtype=self.dtype),

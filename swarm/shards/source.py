@@ -57,6 +57,11 @@ class ModelSource:
     @property
     def n_layers(self) -> int:
         """How many decoder layers the model has."""
+        text = stack.text_config(self.config)
+        if getattr(text, "num_layers", text.num_hidden_layers) != text.num_hidden_layers:
+            return len(
+                self._layer_sizes
+            )  # several attentions per layer: the number is counted from the class
         return stack.layer_count(self.config)
 
     @property

@@ -14,7 +14,6 @@ from torch import Tensor
 from swarm.core.errors import ModelError
 from swarm.core.span import Span
 from swarm.shards.cache import ShardCache
-from swarm.shards.stack import layer_count
 from swarm.shards.step import StepTensors
 from swarm.shards.window import Slot, SpanDone
 
@@ -39,7 +38,7 @@ class SpanRun:
         self._takes_mask = "attention_mask" in names
         self._takes_positions = "position_ids" in names
         self._cache_name = "past_key_values" if "past_key_values" in names else "cache_params"
-        self._model_layers = layer_count(shard.config)
+        self._model_layers = len(shard.window)
 
     def __call__(self, tensors: StepTensors, cache: ShardCache, mask: Tensor | None) -> StepTensors:
         """Tensors at the boundary after the span, on the CPU. `mask` is `[B, cached + new]` or None."""
