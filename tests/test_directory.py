@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import random
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from swarm.core.errors import NodeError
 from swarm.security.identity import Identity
 from swarm.security.signed import seal
+from swarm.wire.dht_search import nearest, search
 from swarm.wire.directory import Directory
 from swarm.wire.node import Node
 from swarm.wire.record_gate import MAX_BODY_BYTES, RecordGate, key_hash
@@ -91,6 +93,73 @@ def test_an_invalid_record_is_refused(change: dict[str, Any]) -> None:
 def test_small_differences_between_clocks_are_forgiven() -> None:
     assert admits(body=record(ME.peer_id, KEYS, NOW, NOW + 30), expiration=NOW + 30, now=NOW - 2.9)
     assert admits(now=NOW + 20.5)
+
+
+# the search -----------------------------------------------------------------------------------------------------------
+
+
+class FakeNetwork:
+    """Nodes 0 .. count - 1 at random places, each knowing a few others and the values near to it; some are silent."""
+
+    def __init__(self, rng: random.Random, count: int, silent: int = 0) -> None:
+        self.places = {rng.getrandbits(32): node for node in range(count)}
+        ids = list(self.places)
+        self.known = [set(nearest(ids, own, 8)) | set(rng.sample(ids, 3)) for own in ids]
+        self.silent = set(rng.sample(range(count), silent))
+        self.holders: dict[int, list[int]] = {}
+        self.questions = 0
+
+    def store(self, key: int) -> None:
+        self.holders[key] = [self.places[place] for place in nearest(self.places, key, 5)]
+
+    async def ask(self, node: int, keys: Collection[int]) -> dict[int, tuple[object, dict[int, int]]] | None:
+        self.questions += 1
+        await asyncio.sleep(0)
+        if node in self.silent:
+            return None
+        neighbours = {place: self.places[place] for place in self.known[node]}
+        return {key: (key if node in self.holders.get(key, ()) else None, neighbours) for key in keys}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_search_finds_every_copy_that_a_responsive_node_holds(seed: int) -> None:
+    async def scenario() -> None:
+        rng = random.Random(seed)
+        network = FakeNetwork(rng, 60, silent=10)
+        keys = [rng.getrandbits(32) for _ in range(8)]
+        for key in keys[:-1]:
+            network.store(key)
+        start = {place: node for place, node in network.places.items() if node < 5}
+        found = await search(network.ask, start, keys)
+        for key in keys:
+            alive = set(network.holders.get(key, ())) - network.silent
+            assert found.values.count(key) == len(alive)
+        assert not network.silent & set(found.nodes.values())
+
+    run(scenario())
+
+
+def test_a_search_without_anybody_to_ask_finds_nothing() -> None:
+    async def scenario() -> None:
+        assert await search(FakeNetwork(random.Random(0), 20).ask, {}, [1, 2]) == ([], {})
+
+    run(scenario())
+
+
+def test_a_liar_who_names_ever_nearer_nodes_does_not_keep_a_search_busy() -> None:
+    async def scenario() -> None:
+        asked = 0
+
+        async def ask(peer: int, keys: Collection[int]) -> dict[int, tuple[object, dict[int, int]]]:
+            nonlocal asked
+            asked += 1
+            await asyncio.sleep(0)
+            return {key: (None, {asked * 100 + n: asked * 100 + n for n in range(50)}) for key in keys}
+
+        await search(ask, {0: 0}, [1 << 30])
+        assert asked < 500
+
+    run(scenario())
 
 
 # the DHT --------------------------------------------------------------------------------------------------------------
@@ -209,6 +278,20 @@ def test_a_bootstrap_node_that_was_restarted_is_told_of_the_others_again() -> No
                 await first.stop()
                 async with node(identity=identity, port=port) as again:
                     assert await fetched(again) == [body]
+
+    run(scenario())
+
+
+@network
+@slow
+def test_a_node_that_lost_sight_of_everybody_asks_its_bootstrap_again() -> None:
+    async def scenario() -> None:
+        async with swarm(2) as nodes, node(peers=nodes[0].addresses, listen=False) as client:
+            body, _ = await announce(nodes[1])
+            table = client.directory._dht.protocol.routing_table
+            for lost in list(table.uid_to_peer_id):
+                del table[lost]
+            assert await client.directory.fetch(KEYS) == [body]
 
     run(scenario())
 

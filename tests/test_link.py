@@ -193,6 +193,7 @@ def test_a_sender_stuck_in_a_bulk_frame_fails_when_the_link_closes(loop: str) ->
             await second.close("done")
             stuck.set()
             results = await asyncio.gather(*sends, return_exceptions=True)
+            assert all(isinstance(result, PeerUnreachable | None) for result in results), results
             assert isinstance(results[-1], PeerUnreachable)
 
     run(scenario(), loop)
@@ -332,6 +333,22 @@ def test_whoever_never_greets_is_shut_out() -> None:
         with pytest.raises(PeerTimeout):
             await make_link("silent", dialled=False).greet(*one, 0.02)
         writer.close()
+
+    run(scenario())
+
+
+def test_what_came_before_the_end_is_still_handled() -> None:
+    async def scenario() -> None:
+        right = Inbox()
+        async with link_pair(right=right) as (first, second):
+            for number in range(10):
+                await first.send(step(number), [b"abcd"])
+            await first.close("done")
+            await closed(second)
+            for number in range(10):
+                _, message, _ = await right.next()
+                assert isinstance(message, StepMessage)
+                assert message.number == number
 
     run(scenario())
 

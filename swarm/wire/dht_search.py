@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
 WIDTH = 10  # nodes asked per key; records stand on the 5 nearest
 _PARALLEL = 16
@@ -23,8 +23,20 @@ Answers = Mapping[Any, tuple[Any, Mapping[Any, PeerT]]] | None
 Ask = Callable[[PeerT, Collection[Any]], Awaitable[Answers[PeerT]]]
 
 
-async def search(ask: Ask[PeerT], start: Mapping[Any, PeerT], keys: Collection[Any]) -> list[Any]:
-    """All values that the nearest nodes hold under `keys`, unchecked, in no particular order.
+class Found(NamedTuple, Generic[PeerT]):
+    """What a search brought: values of the nearest nodes, unchecked and in no particular order, and the live nodes."""
+
+    values: list[Any]
+    nodes: dict[Any, PeerT]
+
+
+def nearest(nodes: Iterable[Any], key: Any, count: int) -> list[Any]:
+    """The `count` ids nearest to `key` by Kademlia's distance, the exclusive or."""
+    return heapq.nsmallest(count, nodes, key=lambda node: int(node) ^ int(key))
+
+
+async def search(ask: Ask[PeerT], start: Mapping[Any, PeerT], keys: Collection[Any]) -> Found[PeerT]:
+    """Find the nodes nearest to each key, and all values that they hold under it.
 
     Args:
         ask: asks one peer for keys; returns None where there is no answer, raises nothing.
@@ -42,7 +54,7 @@ async def search(ask: Ask[PeerT], start: Mapping[Any, PeerT], keys: Collection[A
                 asked.update((node, key) for key in its_keys)
                 running[asyncio.ensure_future(ask(known[node], its_keys))] = node
             if not running:
-                return values
+                return Found(values, known)
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 _take(running.pop(task), task.result(), known, values)
@@ -58,7 +70,7 @@ def _questions(
     """Which node to ask for which keys next: the nearest to each key that were not asked for it yet."""
     wanted: dict[Any, list[Any]] = {}
     for key in keys:
-        for node in heapq.nsmallest(WIDTH, known, key=lambda node: int(node) ^ int(key)):
+        for node in nearest(known, key, WIDTH):
             if (node, key) not in asked:
                 wanted.setdefault(node, []).append(key)
     yield from wanted.items()

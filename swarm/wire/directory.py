@@ -16,18 +16,18 @@ from swarm.core.errors import NodeError
 from swarm.security.identity import Identity
 from swarm.security.signed import seal
 from swarm.wire.address import peer_id_in, without_peer_id
-from swarm.wire.dht_search import WIDTH, search
+from swarm.wire.dht_search import WIDTH, Found, nearest, search
 from swarm.wire.record_gate import MAX_BODY_BYTES, Inspect, RecordClaims, RecordGate, Verified
 
 __all__ = ["Directory", "Inspect", "RecordClaims"]
 
 logger = logging.getLogger(__name__)
 
-_RPC_TIMEOUT_S = 1.5
+_RPC_TIMEOUT_S = 2.0
+_AVOID_S = 2.0  # how long a node that did not answer is left out, at first
 _REPLICAS = 5
 _JOIN_TIMEOUT_S = 8.0
 _RETRY_S = 0.2
-_OPERATION_TIMEOUT_S = 10.0
 
 
 class Directory:
@@ -61,10 +61,7 @@ class Directory:
             record_validator=DhtValidator(gate),
             wait_timeout=_RPC_TIMEOUT_S,
             num_replicas=_REPLICAS,
-            cache_locally=False,  # a cache would show peers that have left
-            cache_nearest=0,
-            cache_on_store=False,
-            reuse_get_requests=False,
+            blacklist_time=_AVOID_S,
         )
         directory = cls(dht, identity, gate, bootstrap)
         if bootstrap:
@@ -78,42 +75,80 @@ class Directory:
         return float(get_dht_time())
 
     async def publish(self, keys: Sequence[str], value: bytes, expires_at: float) -> bool:
-        """Sign `value` and store it under all keys until `expires_at`; whether every key took it.
+        """Sign `value` and store it under all keys until `expires_at`; whether each key has it now somewhere.
 
-        False also means: a record of this peer that expires later stands there already.
+        False means that nobody took it: no node answers, or a record of this peer that expires later stands there.
         """
         assert len(value) <= MAX_BODY_BYTES, (
             f"a record of {len(value)} bytes is over the limit of {MAX_BODY_BYTES}"
         )
-        sealed = seal(value, self._identity)
-        try:
-            async with asyncio.timeout(_OPERATION_TIMEOUT_S):
-                stored = await self._dht.store_many(
-                    list(keys), [sealed] * len(keys), expires_at, subkeys=[self._identity.peer_id] * len(keys)
-                )
-        except TimeoutError:
-            return False
-        return all(stored.values())
+        packed = self._dht.protocol.serializer.dumps(seal(value, self._identity))
+        ids = self._ids(keys)
+        places = await self._places(ids)
+        stored: set[Any] = set()
+        async with asyncio.TaskGroup() as stores:
+            for peer, its_ids in places.items():
+                stores.create_task(self._store(peer, its_ids, packed, expires_at, stored))
+        return stored.issuperset(ids)
+
+    async def _places(self, ids: Sequence[Any]) -> dict[Any, list[Any]]:
+        """Which nodes, this one perhaps among them, are to keep a record under which keys."""
+        nodes = (await self._search(ids)).nodes
+        if not self._dht.protocol.client_mode:
+            nodes = {**nodes, self._dht.node_id: self._dht.peer_id}
+        places: dict[Any, list[Any]] = {}
+        for key in ids:
+            for node in nearest(nodes, key, _REPLICAS):
+                places.setdefault(nodes[node], []).append(key)
+        return places
+
+    async def _store(
+        self, peer: Any, ids: list[Any], packed: bytes, expires_at: float, stored: set[Any]
+    ) -> None:
+        """Store a record of ours at one node; the keys under which it was taken are added to `stored`."""
+        protocol, name = self._dht.protocol, self._identity.peer_id
+        if peer == self._dht.peer_id:
+            taken = [protocol.storage.store_subkey(key, name, packed, expires_at) for key in ids]
+        else:
+            count = len(ids)
+            taken = await protocol.call_store(
+                peer, ids, [packed] * count, [expires_at] * count, [name] * count
+            )
+        stored.update(key for key, ok in zip(ids, taken or (), strict=False) if ok)
 
     async def fetch(self, keys: Sequence[str]) -> list[bytes]:
         """The bodies of all valid records under these keys, one per peer: the one that expires last.
 
         Nodes that do not answer are left out; what the others hold is returned.
         """
+        ids, storage = self._ids(keys), self._dht.protocol.storage
+        found = await self._search(ids)
+        values = [entry.value for key in ids if (entry := storage.get(key)) is not None]
+        return self._newest(values + [entry.value for entry in found.values])
+
+    @staticmethod
+    def _ids(keys: Sequence[str]) -> list[Any]:
         from hivemind.dht.routing import DHTID
 
-        storage, table = self._dht.protocol.storage, self._dht.protocol.routing_table
-        ids = [DHTID.generate(key) for key in dict.fromkeys(keys)]
+        return [DHTID.generate(key) for key in dict.fromkeys(keys)]
+
+    async def _search(self, ids: Sequence[Any]) -> Found[Any]:
+        await self._ensure_joined()
         start: dict[Any, Any] = {}
         for key in ids:
-            start.update(table.get_nearest_neighbors(key, WIDTH, exclude=self._dht.node_id))
-        values = [entry.value for key in ids if (entry := storage.get(key)) is not None]
-        values += [entry.value for entry in await search(self._ask, start, ids)]
-        return self._newest(values)
+            near = self._dht.protocol.routing_table.get_nearest_neighbors(
+                key, WIDTH, exclude=self._dht.node_id
+            )
+            start.update(near)
+        return await search(self._ask, self._responsive(start), ids)
+
+    def _responsive(self, nodes: dict[Any, Any]) -> dict[Any, Any]:
+        """Without those that lately did not answer, as long as others are left."""
+        return {node: peer for node, peer in nodes.items() if peer not in self._dht.blacklist} or nodes
 
     async def _ask(self, peer: Any, keys: Collection[Any]) -> Any:
-        """One question of a search; nodes that lately did not answer are not asked."""
-        if peer == self._dht.peer_id or peer in self._dht.blacklist:
+        """One question of a search."""
+        if peer == self._dht.peer_id:
             return None
         answers = await self._dht.protocol.call_find(peer, keys)
         if answers is None:
@@ -148,6 +183,12 @@ class Directory:
     def close(self) -> None:
         """End what hivemind does in the background; p2pd is about to end, and needs not be told."""
         self._dht.is_alive = False
+
+    async def _ensure_joined(self) -> None:
+        """Greet the bootstrap nodes if we know nobody: one answer that came late is enough for that."""
+        if self._bootstrap and not self._dht.protocol.routing_table.uid_to_peer_id:
+            await asyncio.gather(*map(self._ping, self._bootstrap))
+            await asyncio.sleep(0)  # hivemind enters them into its table in a task of its own
 
     async def _join(self) -> None:
         try:

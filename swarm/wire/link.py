@@ -131,8 +131,8 @@ class Link:
             raise
 
     async def run(self) -> None:
-        """Hand incoming messages to the handler, one after the other, until the link closes."""
-        while not self.closed:
+        """Hand incoming messages to the handler, one after the other, until the link has closed and none is left."""
+        while self._inbox or not self.closed:
             if not self._inbox:
                 self._arrived = self._loop.create_future()
                 await self._arrived

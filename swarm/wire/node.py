@@ -34,7 +34,8 @@ __all__ = ["Node"]
 logger = logging.getLogger(__name__)
 
 _STREAM_NAME = "swarm/link"
-_START_TIMEOUT_S = 10.0
+_START_TIMEOUT_S = 30.0
+_BOOTSTRAP_TIMEOUT_S = 12.0
 _HELLO_TIMEOUT_S = 5.0
 _DIAL_TIMEOUT_S = 10.0
 _PING_S = 1.0
@@ -119,7 +120,9 @@ class Node:
             bootstrap=config.peers,
             traverse_nat=config.listen and not parse_host(config.host).is_loopback,
         )
-        self._daemon = await Daemon.start(options, folder, _START_TIMEOUT_S)
+        self._daemon = await Daemon.start(
+            options, folder, _BOOTSTRAP_TIMEOUT_S if config.peers else _START_TIMEOUT_S
+        )
         self._resources.push_async_callback(self._daemon.stop)
         key_file.unlink()
         self._spawn(self._watch())

@@ -136,7 +136,8 @@ class FrameStream(asyncio.BufferedProtocol):
             if self._transport.get_write_buffer_size():
                 await self._drain()
         finally:
-            self._transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
+            if not self._closed:
+                self._transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
 
     def _write(self, data: Buffer) -> None:
         if self._closed or self._transport is None:
