@@ -13,7 +13,7 @@ from transformers.cache_utils import (
 )
 
 from swarm.core.errors import RequestError
-from swarm.shards.room import GrowingSlidingLayer, held_bytes, with_room
+from swarm.shards.room import GrowingSlidingLayer, forgets_cleanly, held_bytes, with_room
 
 
 class ShardCache(DynamicCache):
@@ -66,6 +66,10 @@ class ShardCache(DynamicCache):
         for layer in self.owned:
             if isinstance(layer, LinearAttentionCacheLayerMixin):
                 _check_linear(layer, self.seen - length)
+            if not forgets_cleanly(layer):
+                raise RequestError(
+                    f"this model's {type(layer).__name__} cannot roll back to an earlier position"
+                )
             full = getattr(layer, "is_sliding", False) and layer.cumulative_length >= layer.sliding_window
             if full and not layer.record_past:
                 raise RequestError(

@@ -111,6 +111,16 @@ def _last(states: Tensor, count: int) -> Tensor:
     return states[..., states.shape[-2] - count :, :]
 
 
+def forgets_cleanly(layer: Any) -> bool:
+    """Whether `crop` undoes all that `update` does: a class that extends the one must extend the other."""
+    for cls in type(layer).__mro__:
+        if "crop" in vars(cls) or cls in (GrowingLayer, GrowingSlidingLayer):
+            return True
+        if "update" in vars(cls):
+            return False
+    return False
+
+
 def with_room(layer: Any) -> Any:
     """The same kind of empty cache layer with room, where there is one; else the layer itself."""
     if type(layer) is DynamicLayer:

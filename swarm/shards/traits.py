@@ -8,6 +8,7 @@ from torch import nn
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
+from swarm.shards.room import forgets_cleanly
 from swarm.shards.stack import LayerCall, text_config
 
 
@@ -48,7 +49,7 @@ def read_traits(stack: nn.Module, config: PretrainedConfig, call: LayerCall) -> 
     limit = getattr(text, "max_position_embeddings", None)
     return ModelTraits(
         chunkable=not recurrent,
-        croppable=not recurrent,
+        croppable=not recurrent and all(forgets_cleanly(layer) for layer in layers),
         slides=any(linear) or any(getattr(layer, "is_sliding", False) for layer in layers),
         needs_token_ids=call.takes_token_ids,
         needs_embeds=call.takes_embeds,
