@@ -140,11 +140,14 @@ class Directory:
                 key, WIDTH, exclude=self._dht.node_id
             )
             start.update(near)
-        return await search(self._ask, self._responsive(start), ids)
+        responsive = {node: peer for node, peer in start.items() if peer not in self._dht.blacklist}
+        if responsive:
+            return await search(self._ask_responsive, responsive, ids)
+        return await search(self._ask, start, ids)
 
-    def _responsive(self, nodes: dict[Any, Any]) -> dict[Any, Any]:
-        """Without those that lately did not answer, as long as others are left."""
-        return {node: peer for node, peer in nodes.items() if peer not in self._dht.blacklist} or nodes
+    async def _ask_responsive(self, peer: Any, keys: Collection[Any]) -> Any:
+        """One question of a search, but none to a node that lately did not answer."""
+        return None if peer in self._dht.blacklist else await self._ask(peer, keys)
 
     async def _ask(self, peer: Any, keys: Collection[Any]) -> Any:
         """One question of a search."""
