@@ -11,27 +11,28 @@ A repeated step is harmless: hops recognise its number and answer from what they
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from swarm.client.answer_check import check_answer
 from swarm.client.hop import RemoteHop, SessionShape
 from swarm.client.inbox import Answer
 from swarm.client.repair import Past, Rebuild, Repairer, find_gap
 from swarm.client.shared import LoadedModel, Shared
+from swarm.client.trouble import Trouble
 from swarm.client.waiting import PROBE_TIMEOUT_S, wait_for
-from swarm.core.errors import NextUnreachable, PeerError, SessionLost
+from swarm.core.errors import NextUnreachable, PeerError
 from swarm.shards.history import History
 from swarm.shards.step import Step, StepTensors
 from swarm.wire.messages import StepMessage
 from swarm.wire.tensors import pack
 
 logger = logging.getLogger(__name__)
-CHUNK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,10 @@ class ChainSession:
         self._repairer = Repairer(shared, model.dtype)
         self._precision: str | None = None
         self._recorded = -1
-        self._hops_are_empty = True
+        self._from_start = True  # the next step brings the whole past: hops have none, or one that must go
+        self._turn = (
+            asyncio.Lock()
+        )  # an interrupted step may still be taking its leave when the next one comes
         self._answered = False
         self.hops: list[RemoteHop] = []
 
@@ -73,21 +77,27 @@ class ChainSession:
             RequestError: if the request is impossible.
             SwarmUnavailable: if layers stay unserved until the deadline; the session can be resumed afterwards.
         """
-        self._record(step)
-        failed_at_s: float | None = None
-        while True:
-            try:
-                await self._make_whole(step, failed_at_s)
-                hidden = await self._run(step, keep_last)
-            except PeerError as error:
-                failed_at_s = failed_at_s or time.monotonic()
-                await self._blame(error)
-            else:
-                if failed_at_s is not None and self._answered:
-                    self._shared.stats.stalled_s += time.monotonic() - failed_at_s
-                self._answered = True
-                self._shared.stats.steps += 1
-                return hidden
+        async with self._turn:
+            self._record(step)
+            trouble = Trouble(self._shared.config.unavailable_timeout_s)
+            while True:
+                try:
+                    await self._make_whole(step, trouble.since_s)
+                    hidden = await self._run(step, keep_last)
+                except PeerError as error:
+                    trouble.note(error, _now_s())
+                    await self._blame(error, trouble)
+                    await asyncio.sleep(trouble.pause_s)
+                else:
+                    self._count(trouble)
+                    return hidden
+
+    def _count(self, trouble: Trouble) -> None:
+        stats = self._shared.stats
+        if trouble.since_s is not None and self._answered:
+            stats.stalled_s += _now_s() - trouble.since_s
+        self._answered = True
+        stats.steps += 1
 
     async def close(self) -> None:
         """End the sessions on all hops."""
@@ -102,20 +112,19 @@ class ChainSession:
         history, traits = self._history, self._model.traits
         if step.start < history.length:
             if not traits.croppable or (traits.slides and not self._rollback):
-                self._abandon()  # hops of this model cannot go back, but can be fed again from the start
+                self._from_start = (
+                    True  # hops of this model cannot go back, but can be fed again from the start
+                )
             history.truncate(step.start)
         if step.select_rows is not None and history.length:
             history.select_rows(step.select_rows)
         history.append(step.tensors)
 
-    def _abandon(self) -> None:
-        for hop in self.hops:
-            hop.lost = True
-
     async def _make_whole(self, step: Step, failed_at_s: float | None) -> None:
+        self._notice_lost_links()
         if self.hops and find_gap(self.hops) is None:
             return
-        began_s = failed_at_s or time.monotonic()
+        began_s = _now_s() if failed_at_s is None else failed_at_s
         give_up_s = began_s + self._shared.config.unavailable_timeout_s
         rows = step.tensors.rows
         shape = SessionShape(
@@ -134,15 +143,22 @@ class ChainSession:
             await self.close()
         if not self.hops:
             self.hops = await self._repairer.build(shape, self._precision, give_up_s)
-            self._hops_are_empty = True
+            self._from_start = True
             self._precision = self.hops[0].precision
+
+    def _notice_lost_links(self) -> None:
+        """Peers that went away between two steps are not asked again at once."""
+        for hop in self.hops:
+            if hop.link.closed and not hop.lost:
+                hop.lost = True
+                self._shared.navigator.failed(hop.peer_id, hop.link.close_reason)
 
     def _chunk(self, tensors: StepTensors) -> int:
         """Positions that fit into one message; 0 where this model's past must come in one piece."""
         if not self._model.traits.chunkable:
             return 0
         per_token = sum(t.numel() * t.element_size() for t in tensors.named().values()) // tensors.tokens
-        return max(CHUNK_BYTES // max(per_token, 1), 1)
+        return max(self._shared.chunk_bytes // max(per_token, 1), 1)
 
     async def _run(self, step: Step, keep_last: int) -> Tensor:
         outputs = []
@@ -150,7 +166,7 @@ class ChainSession:
             hidden = await self._send(piece)
             if piece.wanted:
                 outputs.append(hidden[:, -piece.wanted :])
-        self._hops_are_empty = False
+        self._from_start = False
         found = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         missing = step.tensors.tokens - found.shape[1]
         if missing == 0:
@@ -159,7 +175,7 @@ class ChainSession:
 
     def _pieces(self, step: Step, keep_last: int) -> Iterator[_Piece]:
         """The messages of this step; hops with empty caches get the whole past before it."""
-        fresh = self._hops_are_empty
+        fresh = self._from_start
         first = 0 if fresh else step.start
         end = step.start + step.tensors.tokens
         wanted_from = end - keep_last if keep_last else step.start
@@ -173,16 +189,17 @@ class ChainSession:
 
     async def _send(self, piece: _Piece) -> Tensor:
         """Run one piece through all hops; the client carries it over edges that peers cannot use themselves."""
-        began_s = time.monotonic()
+        began_s = _now_s()
         tensors = piece.tensors
         size = tensors.rows * tensors.tokens
         begin = 0
         for index, hop in enumerate(self.hops):
             if hop.relayed or index == len(self.hops) - 1:
                 answer = await self._send_segment(self.hops[begin : index + 1], piece, tensors, size)
-                tensors = StepTensors.from_named(answer.tensors)
+                tokens = piece.tensors.tokens if index < len(self.hops) - 1 else max(piece.wanted, 1)
+                tensors = check_answer(answer, tensors, tokens, hop.peer_id)
                 begin = index + 1
-        self._shared.deadline.observe(size, time.monotonic() - began_s)
+        self._shared.deadline.observe(size, _now_s() - began_s)
         return tensors.hidden
 
     async def _send_segment(
@@ -211,20 +228,22 @@ class ChainSession:
         assert isinstance(answer, Answer)
         return answer
 
-    async def _blame(self, error: PeerError) -> None:
+    async def _blame(self, error: PeerError, trouble: Trouble) -> None:
         """Draw the consequences of a failure: which hops are lost, which peer is avoided."""
         guilty = [hop for hop in self.hops if hop.peer_id == error.peer_id]
         if isinstance(error, NextUnreachable) and guilty and await _lives(guilty[0]):
-            self._abandon()  # both ends live and cannot reach each other: build anew, the client carries that edge
+            # both ends live and cannot reach each other: build anew, the client carries that edge
+            self._repairer.cannot_reach(self.hops, guilty[0])
+            await self.close()
             return
         logger.warning("%s; rerouting", error)
         if error.peer_id is None:
-            self._abandon()
+            await self.close()
             return
-        if not isinstance(error, SessionLost):
+        if trouble.is_peers_fault(error):
             self._shared.navigator.failed(error.peer_id, str(error))
         for hop in guilty:
-            hop.lost = True
+            await hop.dismiss()
 
 
 async def _lives(hop: RemoteHop) -> bool:
@@ -233,3 +252,8 @@ async def _lives(hop: RemoteHop) -> bool:
     except PeerError:
         return False
     return True
+
+
+def _now_s() -> float:
+    """The event loop's clock, which deadlines are measured by."""
+    return asyncio.get_running_loop().time()

@@ -27,14 +27,20 @@ class StepDeadline:
             self._prefill_s_per_token = _mix(self._prefill_s_per_token, seconds / tokens)
 
     def allowed_s(self, tokens: int) -> float:
-        """Seconds that a step of `tokens` token rows may take."""
+        """Seconds that a step of `tokens` token rows may take until its hops are asked."""
+        expected_s = self._expected_s(tokens)
+        return self._first_s if expected_s is None else min(max(LEAST_S, MARGIN * expected_s), self._first_s)
+
+    def patience_s(self, tokens: int) -> float:
+        """Seconds after which hops that live but do not finish are given up."""
+        return max(self._first_s, MARGIN * (self._expected_s(tokens) or 0.0))
+
+    def _expected_s(self, tokens: int) -> float | None:
         if tokens <= 1:
-            expected = self._decode_s
-        elif self._prefill_s_per_token is None:
-            expected = None
-        else:
-            expected = self._prefill_s_per_token * tokens + (self._decode_s or 0.0)
-        return self._first_s if expected is None else min(max(LEAST_S, MARGIN * expected), self._first_s)
+            return self._decode_s
+        if self._prefill_s_per_token is None:
+            return None
+        return self._prefill_s_per_token * tokens + (self._decode_s or 0.0)
 
 
 def _mix(old: float | None, new: float) -> float:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from dataclasses import dataclass, field
 
+from swarm.core.errors import PeerError
 from swarm.core.span import Span
 from swarm.wire.link import Link
 from swarm.wire.messages import Close, Done, Inspect, NextHop, Open, Relink, Replay
+
+_UNANSWERED = (1 << 53) - 1  # a request number that no link reaches
+_DISMISS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +95,12 @@ class RemoteHop:
     async def close(self, timeout_s: float) -> Done:
         """End the session on the peer."""
         return await self.link.request(Close(request=0, session=self.session), timeout_s=timeout_s)
+
+    async def dismiss(self) -> None:
+        """Give up on this hop: should its peer live, it ends the session, but nobody waits for its answer."""
+        self.lost = True
+        try:
+            async with asyncio.timeout(_DISMISS_S):
+                await self.link.send(Close(request=_UNANSWERED, session=self.session))
+        except (PeerError, TimeoutError):
+            return  # its sessions end with its link

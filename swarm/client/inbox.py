@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from swarm.client.hop import RemoteHop
-from swarm.core.errors import PeerUnreachable, RequestError, SwarmError
+from swarm.core.errors import PeerIncompatible, PeerUnreachable, RequestError, SwarmError
 from swarm.wire.failures import error_of
 from swarm.wire.link import Link
 from swarm.wire.messages import HopTiming, Message, Output, Replayed, StepFailed
@@ -90,7 +90,10 @@ class Inbox:
             if expectation.number is None:
                 expectation.settle(message)
         elif expectation.number == message.number:
-            expectation.settle(Answer(unpack(message.tensors, payload), tuple(message.trace)))
+            try:
+                expectation.settle(Answer(unpack(message.tensors, payload), tuple(message.trace)))
+            except PeerIncompatible as error:
+                expectation.fail(PeerIncompatible(str(error), link.peer_id))
 
     def _failed(self, link: Link, message: StepFailed) -> None:
         for expectation in list(self._expected.values()):

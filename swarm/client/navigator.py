@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from dataclasses import dataclass
+from typing import Protocol
 
 from swarm.core.config import ClientConfig
 from swarm.core.errors import PeerError, RequestError, SwarmError, SwarmUnavailable
@@ -15,9 +15,9 @@ from swarm.routing.breaker import CircuitBreaker
 from swarm.routing.chain import Chain, ChainRequest, find_chain
 from swarm.routing.latency import LatencyTable
 from swarm.routing.records import PeerRecord
-from swarm.routing.refresh import Refresher
+from swarm.routing.refresh import RecordSource, Refresher
+from swarm.wire.dialer import Dialer
 from swarm.wire.messages import PROTOCOL_VERSION
-from swarm.wire.node import Node
 
 logger = logging.getLogger(__name__)
 MOST_MEASURED = 32
@@ -43,10 +43,19 @@ class ChainWish:
     precision: str | None = None
 
 
+class NavigatorNode(Dialer, Protocol):
+    """A node with its part in the directory."""
+
+    @property
+    def directory(self) -> RecordSource:
+        """Where announcements are read."""
+        ...
+
+
 class Navigator:
     """Plans chains for one model. For the event loop only."""
 
-    def __init__(self, node: Node, model_uid: str, config: ClientConfig) -> None:
+    def __init__(self, node: NavigatorNode, model_uid: str, config: ClientConfig) -> None:
         self._node = node
         self._config = config
         self._latencies = LatencyTable()
@@ -78,7 +87,7 @@ class Navigator:
 
     async def _measure(self) -> None:
         linked = {link.peer_id for link in self._node.links()}
-        now = time.monotonic()
+        now = _now_s()
         fresh = [
             r
             for r in self.view.peers
@@ -101,7 +110,7 @@ class Navigator:
     def failed(self, peer_id: str, reason: str) -> None:
         """Leave this peer alone for a while."""
         logger.info("peer %s failed: %s", peer_id[-8:], reason)
-        self._breaker.record_failure(peer_id, time.monotonic())
+        self._breaker.record_failure(peer_id, _now_s())
 
     def worked(self, peer_id: str) -> None:
         """This peer answered."""
@@ -147,7 +156,7 @@ class Navigator:
             links=self._latencies,
             tokens=request.tokens,
             precision=precision,
-            avoid=self._breaker.open_peers(time.monotonic()),
+            avoid=self._breaker.open_peers(_now_s()),
         )
 
     def _check_size(self, span: Span, tokens: int) -> None:
@@ -171,7 +180,7 @@ class Navigator:
             try:
                 return self.plan(span, request)
             except SwarmUnavailable as error:
-                left = deadline_s - time.monotonic()
+                left = deadline_s - _now_s()
                 if left <= 0:
                     raise SwarmUnavailable(
                         f"{error} (waited {self._config.unavailable_timeout_s:g} s): start a peer for them with "
@@ -182,3 +191,8 @@ class Navigator:
                     logger.warning("%s; waiting up to %.0f s for peers", told, left)
             await asyncio.sleep(min(POLL_S, left))
             await self.refresh()
+
+
+def _now_s() -> float:
+    """The event loop's clock, which deadlines are measured by."""
+    return asyncio.get_running_loop().time()

@@ -80,6 +80,7 @@ class Network:
         except BaseException:
             await node.stop()
             raise
+        self._node = node
         self._refresher = asyncio.create_task(navigator.run())
         deadline = StepDeadline(self._config.step_timeout_s)
         return Shared(
@@ -130,7 +131,7 @@ class Network:
     async def _leave(self) -> None:
         self._refresher.cancel()
         await self._shared.navigator.close()
-        await self._shared.node.stop()
+        await self._node.stop()
 
 
 class NetworkSession:
@@ -164,5 +165,7 @@ async def _nobody(node: Node, facts: ModelFacts) -> str:
         )
     served = ", ".join(f"{name} (checkpoint {uid[:12]})" for name, uid in others[:8])
     if any(name == facts.name for name, _ in others):
-        return f"{text}: its peers have another checkpoint; use the same files on all machines. Served: {served}"
+        return (
+            f"{text}: its peers have another checkpoint; use the same files on all machines. Served: {served}"
+        )
     return f"{text}; it serves {served}"

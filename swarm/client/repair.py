@@ -16,7 +16,7 @@ from swarm.client.hop import RemoteHop, SessionShape
 from swarm.client.navigator import ChainWish
 from swarm.client.shared import Shared
 from swarm.client.waiting import wait_for
-from swarm.core.errors import NextUnreachable, PeerError, SwarmError
+from swarm.core.errors import NextUnreachable, PeerError
 from swarm.core.span import Span
 from swarm.routing.chain import Chain
 from swarm.shards.history import History
@@ -67,6 +67,13 @@ class Repairer:
     def __init__(self, shared: Shared, dtype: str) -> None:
         self._shared = shared
         self._dtype = dtype
+        self._broken_edges: set[tuple[str, str]] = set()
+
+    def cannot_reach(self, hops: Sequence[RemoteHop], victim: RemoteHop) -> None:
+        """The hop before `victim` lives and cannot send to it: do not rely on that edge again."""
+        index = hops.index(victim)
+        if index:
+            self._broken_edges.add((hops[index - 1].peer_id, victim.peer_id))
 
     async def build(self, shape: SessionShape, precision: str | None, give_up_s: float) -> list[RemoteHop]:
         """A fresh chain over all layers; nothing is in its caches.
@@ -105,12 +112,12 @@ class Repairer:
         new = await self._open(chain, shape, before, after)
         repaired = [*hops[: gap.first], *new, *hops[gap.last + 1 :]]
         try:
-            if any(hop.relayed for hop in (new if after else new[:-1])):
+            if any(hop.relayed for hop in (new if after else new[:-1])) or self._is_broken(before, new[0]):
                 raise Rebuild
             await self._link(repaired, gap.first, len(new), shape.timeout_s)
             await self._replay(before, new, past)
-        except (SwarmError, Rebuild):
-            await self.close(new)
+        except BaseException:
+            await self._dismiss(new)
             raise
         return repaired
 
@@ -120,14 +127,20 @@ class Repairer:
         new = [await self._connect(hop.peer_id, hop.span, chain.precision) for hop in chain.hops]
         previous = [before, *new[:-1]]
         following = [*new[1:], after]
-        results = await asyncio.gather(
-            *(self._open_one(hop, shape, p, f) for hop, p, f in zip(new, previous, following, strict=True)),
-            return_exceptions=True,
-        )
-        errors = [result for result in results if isinstance(result, BaseException)]
-        if errors:
-            await self.close(new)
-            raise errors[0]
+        try:
+            results = await asyncio.gather(
+                *(
+                    self._open_one(hop, shape, p, f)
+                    for hop, p, f in zip(new, previous, following, strict=True)
+                ),
+                return_exceptions=True,
+            )
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        except BaseException:
+            await self._dismiss(new)
+            raise
         for hop in new:
             self._shared.navigator.worked(hop.peer_id)
         return new
@@ -143,6 +156,8 @@ class Repairer:
         self, hop: RemoteHop, shape: SessionShape, before: RemoteHop | None, after: RemoteHop | None
     ) -> None:
         previous = before.peer_id if before else None
+        if after is not None and (hop.peer_id, after.peer_id) in self._broken_edges:
+            hop.relayed, after = True, None
         try:
             await hop.open(shape, previous, after)
         except NextUnreachable as error:
@@ -150,21 +165,28 @@ class Repairer:
             hop.relayed = True
             await hop.open(shape, previous, None)
 
+    def _is_broken(self, before: RemoteHop | None, hop: RemoteHop) -> bool:
+        return before is not None and (before.peer_id, hop.peer_id) in self._broken_edges
+
     async def _link(self, hops: Sequence[RemoteHop], first: int, count: int, timeout_s: float) -> None:
-        """Make the neighbours of the new hops `[first, first + count)` know them."""
+        """Make the neighbours of the new hops `[first, first + count)` know them.
+
+        Raises:
+            Rebuild: if one of them cannot reach its next hop.
+        """
         end = first + count
-        if end < len(hops):
-            following = hops[end + 1] if end + 1 < len(hops) and not hops[end].relayed else None
-            await hops[end].relink(
-                hops[end - 1].peer_id, following if following and following.usable else None, timeout_s
-            )
-        if first:
-            previous = hops[first - 2].peer_id if first > 1 else None
-            try:
+        try:
+            if end < len(hops):
+                following = hops[end + 1] if end + 1 < len(hops) and not hops[end].relayed else None
+                if following is not None and not following.usable:
+                    following = None  # the next gap
+                await hops[end].relink(hops[end - 1].peer_id, following, timeout_s)
+            if first:
+                previous = hops[first - 2].peer_id if first > 1 else None
                 await hops[first - 1].relink(previous, hops[first], timeout_s)
-            except NextUnreachable as error:
-                raise Rebuild from error
-            hops[first - 1].relayed = False
+                hops[first - 1].relayed = False
+        except NextUnreachable as error:
+            raise Rebuild from error
 
     async def _replay(self, before: RemoteHop | None, new: Sequence[RemoteHop], past: Past) -> None:
         """Make the caches of the new hops."""
@@ -202,6 +224,10 @@ class Repairer:
         for hop in hops:
             hop.lost = True
         await asyncio.gather(*(self._close_one(hop) for hop in live))
+
+    async def _dismiss(self, hops: Sequence[RemoteHop]) -> None:
+        """Give up on hops that were just opened, or that may still be about to open."""
+        await asyncio.gather(*(hop.dismiss() for hop in hops))
 
     async def _close_one(self, hop: RemoteHop) -> None:
         try:

@@ -10,7 +10,9 @@ from swarm.client.navigator import Navigator
 from swarm.client.stats import ClientStats
 from swarm.core.config import ClientConfig
 from swarm.shards.traits import ModelTraits
-from swarm.wire.node import Node
+from swarm.wire.dialer import Dialer
+
+CHUNK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +25,9 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Collaborators, and facts about the checkpoint."""
+    """Collaborators, and facts about the checkpoint; a step larger than `chunk_bytes` is sent in pieces."""
 
-    node: Node
+    node: Dialer
     inbox: Inbox
     navigator: Navigator
     config: ClientConfig
@@ -33,3 +35,4 @@ class Shared:
     layers: int
     model_uid: str
     stats: ClientStats
+    chunk_bytes: int = CHUNK_BYTES

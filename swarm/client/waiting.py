@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 
 from swarm.client.inbox import Answer, Expectation
@@ -25,18 +24,17 @@ async def wait_for(
         PeerError: naming the peer that failed, hangs, or never finishes.
         RequestError: if a hop refused the step.
     """
-    allowed_s = shared.deadline.allowed_s(tokens)
-    last_s = time.monotonic() + max(shared.config.step_timeout_s, allowed_s)
+    clock = asyncio.get_running_loop()
+    allowed_s, patience_s = shared.deadline.allowed_s(tokens), shared.deadline.patience_s(tokens)
+    last_s = clock.time() + patience_s
     while True:
         try:
             async with asyncio.timeout(allowed_s):
                 return await asyncio.shield(expectation.future)
         except TimeoutError:
             laggard = await _slowest(expectation)
-        if time.monotonic() >= last_s:
-            raise PeerTimeout(
-                f"{laggard} did not finish a step in {shared.config.step_timeout_s:g} s", laggard
-            )
+        if clock.time() >= last_s:
+            raise PeerTimeout(f"{laggard} did not finish a step in {patience_s:.0f} s", laggard)
         allowed_s *= 2
         if resend is not None:
             await resend()
