@@ -30,13 +30,14 @@ def generate(settings: GenerateSettings) -> None:
     with _open_model(settings) as model:
         load_s = time.perf_counter() - started
         output = Output(model, streams=not settings.json_output)
-        completion = _complete(model, settings, prompt, output)
+        try:
+            completion = _complete(model, settings, prompt, output)
+        finally:
+            output.end_line()
         if settings.json_output:
             typer.echo(json.dumps(_as_json(output, completion, load_s), ensure_ascii=False))
-        else:
-            typer.echo("" if completion.text.endswith("\n") else "\n", nl=False)
-            if sys.stderr.isatty():
-                typer.secho(_summary(output, completion), dim=True, err=True)
+        elif sys.stderr.isatty():
+            typer.secho(_summary(output, completion), dim=True, err=True)
 
 
 class Output:
@@ -49,12 +50,19 @@ class Output:
         self.model = model
         self.chain: Chain | None = None
         self._streams = streams
+        self._in_line = False
 
     def show(self, text: str) -> None:
         self.chain = self.model.chain or self.chain
         if self._streams and text:
             sys.stdout.write(text)
             sys.stdout.flush()
+            self._in_line = not text.endswith("\n")
+
+    def end_line(self) -> None:
+        """So that whatever is printed next, errors too, stands on a line of its own."""
+        if self._in_line:
+            print(flush=True)
 
     @property
     def hops(self) -> tuple[Hop, ...]:

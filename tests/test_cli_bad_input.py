@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
+from swarm import SwarmModel
 from swarm.builtin import demo_path
 from tests.peers import LocalSwarm
 from tests.processes import Zygote
@@ -138,3 +143,40 @@ def test_a_swarm_without_the_model_is_one_line(swarm: LocalSwarm) -> None:
         done = swarm.run(*command, "--peers", address)
         assert (done.status, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         assert done.stderr.startswith("error: ")
+
+
+class _Halt:
+    """A streamer that holds a generation, and so its session, at the first token."""
+
+    def __init__(self) -> None:
+        self.held, self.go_on = Event(), Event()
+        self._calls = 0
+
+    def put(self, value: object) -> None:
+        self._calls += 1
+        if self._calls == 2:  # the first call brings the prompt
+            self.held.set()
+            self.go_on.wait()
+
+    def end(self) -> None:
+        pass
+
+
+def test_no_free_cache_is_told_with_numbers_when_waiting_and_at_the_end(swarm: LocalSwarm) -> None:
+    address = swarm.serve("demo", "0:8", "--threads", "1", "--cache-tokens", "256", peers=[]).addresses[0]
+    halt = _Halt()
+    with SwarmModel.from_pretrained("demo", peers=[address]) as model, ThreadPoolExecutor(1) as pool:
+        generate: Any = model.generate
+        prompt = torch.tensor([[1, 5, 6]])
+        running = pool.submit(generate, prompt, max_new_tokens=200, do_sample=False, streamer=halt)
+        try:
+            assert halt.held.wait(60)
+            options = ["--max-tokens", "200", "--unavailable-timeout-s", "0.5", "--peers", address]
+            done = swarm.run("generate", "demo", "Hello", *options)
+        finally:
+            halt.go_on.set()
+        assert running.result().shape[1] > 3
+    assert (done.status, done.stdout) == (1, "")
+    *waiting, error = done.stderr.splitlines()
+    assert all(line.startswith("warning: layers 0:8: ") for line in waiting)
+    assert error.startswith("error: layers 0:8: 1 peer, full (202 token rows needed)")
