@@ -78,8 +78,8 @@ class SpanRun:
         device = self._shard.device
         if self._takes_mask and mask is not None:
             arguments["attention_mask"] = mask
-        if self._takes_positions and tensors.positions is not None:
-            arguments["position_ids"] = tensors.positions.to(device)
+        if self._takes_positions:
+            arguments["position_ids"] = self._positions(tensors, cache.seen, mask)
         if self._traits.needs_token_ids:
             assert tensors.token_ids is not None
             arguments["input_ids"] = tensors.token_ids.to(device)
@@ -93,6 +93,15 @@ class SpanRun:
                 *hidden.shape[:2], self._hidden_size, dtype=self._shard.dtype, device=device
             )
         return arguments
+
+    def _positions(self, tensors: StepTensors, start: int, mask: Tensor | None) -> Tensor | None:
+        """Given positions, or consecutive ones; beside padding the stack knows best what its default is."""
+        if tensors.positions is not None:
+            return tensors.positions.to(self._shard.device)
+        if mask is not None:
+            return None
+        # not left to the stack: some count from 0 in every call
+        return torch.arange(start, start + tensors.tokens, device=self._shard.device)[None]
 
     def _give_per_layer(self, tensors: StepTensors) -> None:
         """Let the stack find the per-layer inputs of all layers; those of earlier layers are zeros."""
