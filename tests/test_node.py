@@ -120,6 +120,27 @@ def test_what_cannot_be_dialled_is_unreachable() -> None:
     run(scenario())
 
 
+def test_a_dial_under_way_ends_when_the_node_stops() -> None:
+    async def scenario() -> None:
+        held = asyncio.Event()
+
+        async def say_nothing(
+            info: object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            held.set()
+
+        async with node() as mute, node(peers=mute.addresses) as one:
+            await mute._daemon.p2p.remove_binary_stream_handler("swarm/link")
+            await mute._daemon.p2p.add_binary_stream_handler("swarm/link", say_nothing)
+            dial = asyncio.create_task(one.connect(mute.peer_id, timeout_s=30))
+            await held.wait()
+            await one.stop()
+            with pytest.raises(PeerUnreachable):
+                await dial
+
+    run(scenario())
+
+
 BAD_CONFIGS = {
     "--peers": NodeConfig(peers=("nonsense",)),
     "--peers needs": NodeConfig(peers=("/ip4/127.0.0.1/tcp/9",)),

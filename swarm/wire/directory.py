@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _RPC_TIMEOUT_S = 2.0
 _AVOID_S = 2.0  # how long a node that did not answer is left out, at first
 _REPLICAS = 5
-_JOIN_TIMEOUT_S = 8.0
+_JOIN_TIMEOUT_S = 6.0
 _RETRY_S = 0.2
 
 

@@ -173,6 +173,13 @@ class Node:
                 return await asyncio.shield(dial)
         except TimeoutError as exc:
             raise PeerTimeout(f"peer {peer_id} could not be dialled within {timeout_s:g} s", peer_id) from exc
+        except asyncio.CancelledError as exc:
+            caller = asyncio.current_task()
+            if (
+                dial.cancelled() and caller is not None and not caller.cancelling()
+            ):  # `stop` cancelled the dial only
+                raise PeerUnreachable(f"cannot dial {peer_id}: this node stops", peer_id) from exc
+            raise
 
     def _best_link(self, peer_id: str) -> Link | None:
         """The link to use among several (both ends may have dialled at once): both ends choose the same."""

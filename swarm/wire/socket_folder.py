@@ -43,8 +43,7 @@ class SocketFolder:
         """
         try:
             sweep()
-            path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_ROOT))
-            folder = cls(path, _lock(path))
+            folder = cls(*_make_locked())
             try:
                 await folder._watch()
             except BaseException:
@@ -97,18 +96,18 @@ def sweep() -> None:
             os.close(lock)
 
 
-def _lock(path: Path) -> int:
-    """Lock a folder for as long as this process lives.
+def _make_locked() -> tuple[Path, int]:
+    """A new folder of ours, locked for as long as this process lives.
 
-    Another process may sweep the folder between its making and this lock: then it is made again.
+    Another process may sweep the folder between its making and its locking: then another one is made.
     """
     while True:
-        path.mkdir(mode=0o700, exist_ok=True)
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_ROOT))
         try:
-            if os.stat(path).st_ino == os.fstat(lock).st_ino:
-                return lock
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
-            pass
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.exists(path):
+            return path, lock
         os.close(lock)
