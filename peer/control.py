@@ -22,6 +22,7 @@ from swarm.core.errors import (
     SwarmError,
 )
 from swarm.core.span import Span
+from swarm.peer.link_watch import LinkWatch
 from swarm.peer.offer import Offer
 from swarm.peer.sessions import HopSession, SessionTable
 from swarm.peer.stepping import Onward, Stepping
@@ -51,13 +52,14 @@ class Control:
     """Answers control messages. `draining` is set when the peer takes no new sessions."""
 
     def __init__(
-        self, node: Dialer, offer: Offer, table: SessionTable, worker: Worker, stepping: Stepping
+        self, node: Dialer, offer: Offer, worker: Worker, stepping: Stepping, watch: LinkWatch
     ) -> None:
         self._node = node
         self._offer = offer
-        self._table = table
+        self._table = stepping.table
         self._worker = worker
         self._stepping = stepping
+        self._watch = watch
         self.draining = False
 
     async def answer(self, link: Link, message: Request) -> None:
@@ -140,9 +142,11 @@ class Control:
         if hop is None:
             return None
         try:
-            return await self._node.connect(hop.peer, hop.addresses)
+            link = await self._node.connect(hop.peer, hop.addresses)
         except PeerError as error:
             raise NextUnreachable(f"cannot reach the next hop {hop.peer}: {error}") from error
+        self._watch.add(link)
+        return link
 
     async def _replay(self, link: Link, message: Replay) -> Done:
         session = self._table.controlled_by(link.peer_id, message.session)

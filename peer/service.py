@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import weakref
 from dataclasses import dataclass
 
 from swarm.core.errors import PeerBusy, RequestError
 from swarm.peer.control import Control, sweep_idle
 from swarm.peer.crew import Crew
 from swarm.peer.executor import Executor
+from swarm.peer.link_watch import LinkWatch
 from swarm.peer.offer import Offer
 from swarm.peer.sessions import SessionTable
 from swarm.peer.stepping import Stepping
@@ -50,8 +50,8 @@ class Service:
         self._crew = Crew(tasks)
         self._worker = Worker(executor, self._deliver)
         self._stepping = Stepping(node.peer_id, offer, sessions, self._worker, self._crew)
-        self._control = Control(node, offer, sessions, self._worker, self._stepping)
-        self._watched: weakref.WeakSet[Link] = weakref.WeakSet()
+        self._watch = LinkWatch(self._link_ended)
+        self._control = Control(node, offer, self._worker, self._stepping, self._watch)
         self._crew.start(sweep_idle(sessions, self._stepping))
 
     def _deliver(self, finished: Finished) -> None:
@@ -74,23 +74,19 @@ class Service:
             case StepMessage():
                 await self._stepping.receive(link, message, payload)
             case Request():
-                self._watch(link)
+                self._watch.add(link)
                 self._crew.start(self._control.answer(link, message))
             case StepFailed():
                 self._stepping.failed_at_next(link, message)
             case _:
                 raise RequestError(f"a peer expects no {type(message).__name__}")
 
-    def _watch(self, link: Link) -> None:
-        if link not in self._watched:
-            self._watched.add(link)
-            link.on_close(self._client_left)
-
-    def _client_left(self, link: Link) -> None:
+    def _link_ended(self, link: Link) -> None:
         for session in self.sessions.of_client(link):
             logger.info("session %s ended: its client left", session.id.hex()[:8])
             self._stepping.end(session)
         self.sessions.client_left()
+        self._stepping.next_left(link)
 
     def drain(self) -> None:
         """Take no new sessions from now on."""

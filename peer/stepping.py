@@ -55,7 +55,7 @@ class Stepping:
     def __init__(self, own_id: str, offer: Offer, table: SessionTable, worker: Worker, crew: Crew) -> None:
         self._own_id = own_id
         self._offer = offer
-        self._table = table
+        self.table = table
         self._worker = worker
         self._crew = crew
 
@@ -65,10 +65,10 @@ class Stepping:
         Waits, and with it the link, while too much of this session is inside.
         """
         try:
-            session = self._table.fed_by(link.peer_id, message.session)
-            tensors = check_step(message, unpack(message.tensors, payload), self._offer, self._table.limits)
+            session = self.table.fed_by(link.peer_id, message.session)
+            tensors = check_step(message, unpack(message.tensors, payload), self._offer, self.table.limits)
             end = message.start + tensors.tokens
-            self._table.grow(session, tensors.rows, message.start, end)
+            self.table.grow(session, tensors.rows, message.start, end)
             await session.inside.acquire(payload.nbytes)
             if session.closed:
                 raise SessionLost("the session was closed")
@@ -81,12 +81,23 @@ class Stepping:
 
     def failed_at_next(self, link: Link, failure: StepFailed) -> None:
         """The next hop could not take a step of ours: tell the client, unless it is being told of another one."""
-        for session in self._table:
+        for session in self.table:
             hop = session.next
             if hop is None or hop.session != failure.session or hop.peer != link.peer_id or session.reporting:
                 continue
             report = failure.model_copy(update={"session": session.id, "peer": failure.peer or link.peer_id})
             self._crew.start(self._report(session, report))
+
+    def next_left(self, link: Link) -> None:
+        """The link to a next hop has ended, perhaps with a step on it: its clients need not wait for a deadline."""
+        for session in self.table:
+            hop = session.next
+            if hop is not None and session.next_link is link:
+                error = PeerError(f"the link to the next hop ended: {link.close_reason}")
+                report = _failed(
+                    session.id, max(session.shard.last_step, 0), error, "next_unreachable", hop.peer
+                )
+                self._crew.start(self._report(session, report))
 
     async def _report(self, session: HopSession, report: StepFailed) -> None:
         session.reporting = True
@@ -133,7 +144,7 @@ class Stepping:
 
     def end(self, session: HopSession) -> None:
         """End a session: its queued steps, its cache and its pages go."""
-        self._table.remove(session)
+        self.table.remove(session)
         self._worker.forget(session)
 
     async def _send_output(

@@ -82,7 +82,7 @@ class ChainSession:
             trouble = Trouble(self._shared.config.unavailable_timeout_s)
             while True:
                 try:
-                    await self._make_whole(step, trouble.since_s)
+                    await self._make_whole(step, trouble)
                     hidden = await self._run(step, keep_last)
                 except PeerError as error:
                     trouble.note(error, _now_s())
@@ -120,12 +120,11 @@ class ChainSession:
             history.select_rows(step.select_rows)
         history.append(step.tensors)
 
-    async def _make_whole(self, step: Step, failed_at_s: float | None) -> None:
+    async def _make_whole(self, step: Step, trouble: Trouble) -> None:
         self._notice_lost_links()
         if self.hops and find_gap(self.hops) is None:
             return
-        began_s = _now_s() if failed_at_s is None else failed_at_s
-        give_up_s = began_s + self._shared.config.unavailable_timeout_s
+        give_up_s = trouble.begin(_now_s()) + self._shared.config.unavailable_timeout_s
         rows = step.tensors.rows
         shape = SessionShape(
             model_uid=self._shared.model_uid,
@@ -232,9 +231,7 @@ class ChainSession:
         """Draw the consequences of a failure: which hops are lost, which peer is avoided."""
         guilty = [hop for hop in self.hops if hop.peer_id == error.peer_id]
         if isinstance(error, NextUnreachable) and guilty and await _lives(guilty[0]):
-            # both ends live and cannot reach each other: build anew, the client carries that edge
-            self._repairer.cannot_reach(self.hops, guilty[0])
-            await self.close()
+            await self._mend_edge(guilty[0])
             return
         logger.warning("%s; rerouting", error)
         if error.peer_id is None:
@@ -244,6 +241,14 @@ class ChainSession:
             self._shared.navigator.failed(error.peer_id, str(error))
         for hop in guilty:
             await hop.dismiss()
+
+    async def _mend_edge(self, victim: RemoteHop) -> None:
+        """Both ends of an edge live: their caches stay."""
+        try:
+            await self._repairer.mend_edge(self.hops, victim, self._shared.config.open_timeout_s)
+        except PeerError as error:
+            logger.warning("%s; building a new chain", error)
+            await self.close()
 
 
 async def _lives(hop: RemoteHop) -> bool:

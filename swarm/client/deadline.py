@@ -5,13 +5,14 @@ from __future__ import annotations
 MARGIN = 6.0
 LEAST_S = 1.5
 SMOOTHING = 0.2
+UNKNOWN_SHARE = 0.25  # of the time after which hops are given up: a step that got lost is sent again before
 
 
 class StepDeadline:
     """Learns seconds per step and per token; pure arithmetic.
 
     Args:
-        first_s: the deadline while nothing is known.
+        first_s: when hops that live are given up, while nothing is known.
     """
 
     def __init__(self, first_s: float) -> None:
@@ -29,7 +30,8 @@ class StepDeadline:
     def allowed_s(self, tokens: int) -> float:
         """Seconds that a step of `tokens` token rows may take until its hops are asked."""
         expected_s = self._expected_s(tokens)
-        return self._first_s if expected_s is None else min(max(LEAST_S, MARGIN * expected_s), self._first_s)
+        longest_s = self._first_s * UNKNOWN_SHARE
+        return longest_s if expected_s is None else min(max(LEAST_S, MARGIN * expected_s), longest_s)
 
     def patience_s(self, tokens: int) -> float:
         """Seconds after which hops that live but do not finish are given up."""

@@ -8,6 +8,7 @@ neighbours cannot reach each other, so that the client must carry an edge - `Reb
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,11 +70,24 @@ class Repairer:
         self._dtype = dtype
         self._broken_edges: set[tuple[str, str]] = set()
 
-    def cannot_reach(self, hops: Sequence[RemoteHop], victim: RemoteHop) -> None:
-        """The hop before `victim` lives and cannot send to it: do not rely on that edge again."""
+    async def mend_edge(self, hops: Sequence[RemoteHop], victim: RemoteHop, timeout_s: float) -> None:
+        """The hop before `victim` could not send to it: let it dial again, once; then the client carries that edge.
+
+        Raises:
+            PeerError: if that cannot be arranged.
+        """
         index = hops.index(victim)
-        if index:
-            self._broken_edges.add((hops[index - 1].peer_id, victim.peer_id))
+        if index == 0:
+            raise PeerError("the first hop has nobody before it")
+        before, previous = hops[index - 1], hops[index - 2].peer_id if index > 1 else None
+        edge = (before.peer_id, victim.peer_id)
+        if edge not in self._broken_edges:
+            self._broken_edges.add(edge)
+            with contextlib.suppress(NextUnreachable):
+                await before.relink(previous, victim, timeout_s)
+                return
+        await before.relink(previous, None, timeout_s)
+        before.relayed = True
 
     async def build(self, shape: SessionShape, precision: str | None, give_up_s: float) -> list[RemoteHop]:
         """A fresh chain over all layers; nothing is in its caches.

@@ -22,18 +22,23 @@ class Trouble:
         self._lost: set[str | None] = set()
         self.since_s: float | None = None
 
+    def begin(self, now_s: float) -> float:
+        """When the trouble began: now, unless it has begun already."""
+        if self.since_s is None:
+            self.since_s = now_s
+        return self.since_s
+
     def note(self, error: PeerError, now_s: float) -> None:
         """Take in one more failure.
 
         Raises:
             SwarmUnavailable: if there were too many, for too long.
         """
-        if self.since_s is None:
-            self.since_s = now_s
+        took_s = now_s - self.begin(now_s)
         self._tries += 1
-        if self._tries > MOST_TRIES and now_s - self.since_s > self._timeout_s:
+        if self._tries > MOST_TRIES and took_s > self._timeout_s:
             raise SwarmUnavailable(
-                f"the step failed {self._tries} times in {now_s - self.since_s:.0f} s, at last: {error}"
+                f"the step failed {self._tries} times in {took_s:.0f} s, at last: {error}"
             ) from error
 
     def is_peers_fault(self, error: PeerError) -> bool:
