@@ -18,6 +18,7 @@ from swarm import SwarmModel
 from swarm.builtin import demo_path
 from tests.peers import LocalSwarm
 from tests.processes import Zygote
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
@@ -162,8 +163,14 @@ class _Halt:
         pass
 
 
+def announced_free_tokens(swarm: LocalSwarm, address: str) -> int:
+    [model] = json.loads(swarm.run("status", "demo", "--json", "--peers", address).stdout)["models"]
+    return int(model["peers"][0]["free_tokens"])
+
+
 def test_no_free_cache_is_told_with_numbers_when_waiting_and_at_the_end(swarm: LocalSwarm) -> None:
-    address = swarm.serve("demo", "0:8", "--threads", "1", "--cache-tokens", "256", peers=[]).addresses[0]
+    options = ["--threads", "1", "--cache-tokens", "256", "--lease-s", "3"]  # a short lease: news travel fast
+    address = swarm.serve("demo", "0:8", *options, peers=[]).addresses[0]
     halt = _Halt()
     with SwarmModel.from_pretrained("demo", peers=[address]) as model, ThreadPoolExecutor(1) as pool:
         generate: Any = model.generate
@@ -171,6 +178,11 @@ def test_no_free_cache_is_told_with_numbers_when_waiting_and_at_the_end(swarm: L
         running = pool.submit(generate, prompt, max_new_tokens=200, do_sample=False, streamer=halt)
         try:
             assert halt.held.wait(60)
+            wait_for(
+                lambda: announced_free_tokens(swarm, address) < 202,
+                30.0,
+                "the peer announces that it is full",
+            )
             options = ["--max-tokens", "200", "--unavailable-timeout-s", "0.5", "--peers", address]
             done = swarm.run("generate", "demo", "Hello", *options)
         finally:
@@ -178,5 +190,6 @@ def test_no_free_cache_is_told_with_numbers_when_waiting_and_at_the_end(swarm: L
         assert running.result().shape[1] > 3
     assert (done.status, done.stdout) == (1, "")
     *waiting, error = done.stderr.splitlines()
-    assert all(line.startswith("warning: layers 0:8: ") for line in waiting)
-    assert error.startswith("error: layers 0:8: 1 peer, full (202 token rows needed)")
+    assert waiting
+    assert all(line.startswith("warning: ") for line in waiting), waiting
+    assert error.startswith("error: layers 0:8: 1 peer, full (202 token rows needed)"), error
