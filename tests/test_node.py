@@ -178,6 +178,16 @@ def test_a_port_in_use_by_a_program_or_another_node_is_refused() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("port", [0, 31330])
+def test_an_address_of_another_machine_cannot_be_listened_on(port: int) -> None:
+    async def scenario() -> None:
+        config = NodeConfig(host="203.0.113.5", port=port)
+        with pytest.raises(NodeError, match=r"cannot listen on 203\.0\.113\.5"):
+            await Node.start(config, Identity.ephemeral(), handler=ignore)
+
+    run(scenario())
+
+
 def test_an_unreachable_bootstrap_is_named_and_leaves_nothing() -> None:
     async def scenario() -> None:
         with pytest.raises(NodeError, match="cannot reach any of the peers given by --peers") as caught:

@@ -150,6 +150,13 @@ class Daemon:
         await process.wait()
 
 
+def daemon_errors() -> tuple[type[Exception], ...]:
+    """What hivemind raises when p2pd refuses something, or ends in the middle of it."""
+    from hivemind.p2p import P2PDaemonError
+
+    return P2PDaemonError, OSError, EOFError
+
+
 async def _shut(p2p: Any) -> None:
     """hivemind cancels its tasks without waiting for them; wait, so that none outlives the node."""
     control = p2p._client.control

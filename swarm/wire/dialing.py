@@ -8,6 +8,7 @@ from typing import Any
 
 from swarm.core.errors import PeerTimeout, PeerUnreachable
 from swarm.wire.address import is_ed25519_peer_id, is_multiaddr, peer_id_in, without_peer_id
+from swarm.wire.daemon import daemon_errors
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -21,7 +22,7 @@ async def open_stream(
         PeerUnreachable: if it cannot be dialled, or knows no such stream.
         PeerTimeout: if that takes too long.
     """
-    from hivemind.p2p import P2PDaemonError, PeerID
+    from hivemind.p2p import PeerID
 
     if not is_ed25519_peer_id(peer_id):
         raise PeerUnreachable(f"{peer_id!r} is not the id of a peer", peer_id)
@@ -33,7 +34,7 @@ async def open_stream(
             _, reader, writer = await p2p.call_binary_stream_handler(target, name)
     except TimeoutError as exc:
         raise PeerTimeout(f"peer {peer_id} could not be dialled within {timeout_s:g} s", peer_id) from exc
-    except (P2PDaemonError, OSError, asyncio.IncompleteReadError) as exc:
+    except daemon_errors() as exc:
         words = " ".join(str(exc).split())[:300] or type(exc).__name__
         raise PeerUnreachable(f"peer {peer_id} cannot be dialled: {words}", peer_id) from exc
     return reader, writer

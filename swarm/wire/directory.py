@@ -16,6 +16,7 @@ from swarm.core.errors import NodeError
 from swarm.security.identity import Identity
 from swarm.security.signed import seal
 from swarm.wire.address import peer_id_in, without_peer_id
+from swarm.wire.daemon import daemon_errors
 from swarm.wire.dht_search import WIDTH, Found, nearest, search
 from swarm.wire.record_gate import MAX_BODY_BYTES, Inspect, RecordClaims, RecordGate, Verified
 
@@ -213,13 +214,12 @@ class Directory:
     async def _ping(self, address: str) -> bool:
         """Make one bootstrap node and this one know each other; whether it answered."""
         from hivemind.p2p import PeerID
-        from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure
         from hivemind.utils.multiaddr import Multiaddr
 
         peer_id = PeerID.from_base58(peer_id_in(address))
         try:
             async with asyncio.timeout(_RPC_TIMEOUT_S):
                 await self._dht.p2p._client.connect(peer_id, [Multiaddr(without_peer_id(address))])
-        except (ControlFailure, TimeoutError, OSError):
+        except daemon_errors():
             return False
         return await self._dht.protocol.call_ping(peer_id) is not None

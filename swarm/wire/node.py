@@ -21,7 +21,7 @@ from swarm.wire.address import (
     parse_host,
     without_peer_id,
 )
-from swarm.wire.daemon import Daemon, DaemonOptions
+from swarm.wire.daemon import Daemon, DaemonOptions, daemon_errors
 from swarm.wire.directory import Directory, Inspect, RecordClaims
 from swarm.wire.hivemind_log import quiet_hivemind
 from swarm.wire.link import Handler, Link
@@ -100,6 +100,9 @@ class Node:
         node = cls(identity, handler, Hello(protocol=protocol, software=software), silence_s)
         try:
             await node._start(config, identity, inspect, rejoin_s)
+        except daemon_errors() as exc:
+            await node.stop()
+            raise NodeError(f"p2pd, the network process of this node, failed at its start: {exc}") from exc
         except BaseException:
             await node.stop()
             raise

@@ -42,8 +42,6 @@ def check_port_free(host: str, port: int) -> None:
     Raises:
         NodeError: if the port is taken, or cannot be bound at all.
     """
-    if port == 0:
-        return
     ip = parse_host(host)
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
