@@ -65,6 +65,12 @@ def _load(name: str) -> Any:
 app = typer.Typer(cls=LazyGroup, rich_markup_mode="rich", invoke_without_command=True)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import_module("swarm.cli.version").command()
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     context: typer.Context,

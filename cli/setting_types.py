@@ -78,6 +78,12 @@ def _utf8(text: str) -> str:
     return text
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("has control characters")
+    return text
+
+
 def _ip(text: str) -> str:
     return str(ip_address("127.0.0.1" if text == "localhost" else text))
 
@@ -127,7 +133,9 @@ Host = Annotated[str, AfterValidator(_ip), says("must be an IP address, such as 
 LeaseSeconds = Annotated[
     float, Field(gt=0, le=MAX_LEASE_S), says(f"must be more than 0 and at most {MAX_LEASE_S:g} seconds")
 ]
-ShortName = Annotated[str, Field(max_length=64), says("must be at most 64 characters")]
+ShortName = Annotated[
+    str, Field(max_length=64), AfterValidator(_printable), says("must be at most 64 printable characters")
+]
 Device = Annotated[
     str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$"), says("must be auto, cpu, cuda, cuda:N or mps")
 ]

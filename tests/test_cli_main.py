@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from swarm import __version__
 from swarm.cli import main as cli
 from swarm.cli.failure import describe, report
 from swarm.core.config import PeerLimits
@@ -64,6 +65,13 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(name in out and summary in out for name, summary in cli.COMMANDS.items())
+
+
+def test_the_version_is_an_option_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version"]) == cli.run(["version"]) == 0
+    option, command = capsys.readouterr().out.splitlines()
+    assert option == command
+    assert option.startswith(f"swarm {__version__} (python ")
 
 
 def test_no_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:

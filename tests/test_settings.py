@@ -141,7 +141,8 @@ def test_every_limit_of_a_peer_is_an_option_with_its_default() -> None:
         ({"port": "70000"}, "--port: must be a port number from 0 (any free port) to 65535"),
         ({"drain_s": "nan"}, "--drain-s: must be seconds, more than 0"),
         ({"lease_s": "31"}, "--lease-s: must be more than 0 and at most 30 seconds"),
-        ({"name": "x" * 65}, "--name: must be at most 64 characters"),
+        ({"name": "x" * 65}, "--name: must be at most 64 printable characters"),
+        ({"name": "a\nb"}, "--name: must be at most 64 printable characters"),
         ({"host": "example.org"}, "--host: must be an IP address, such as 0.0.0.0 or 127.0.0.1"),
     ],
 )
