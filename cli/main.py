@@ -77,6 +77,10 @@ def _root(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show tracebacks and logs; or SWARM_DEBUG=1.")
     ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and leave."),
+    ] = False,
 ) -> None:
     """Run large language models together with others, over layers that each machine holds."""
     if context.invoked_subcommand is None:
