@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -280,11 +281,12 @@ def assert_nothing_left(killed: Child) -> None:
     wait_for(lambda: not folders(killed.process.pid), 5.0, "the removal of the socket folder")
 
 
-def test_after_a_kill_9_nothing_is_left() -> None:
+@pytest.mark.parametrize("kill", [os.kill, os.killpg], ids=["process", "group"])
+def test_after_a_kill_9_nothing_is_left(kill: Callable[[int, int], None]) -> None:
     with child() as victim:
         assert len(victim.descendants) == 2
         assert len(folders(victim.process.pid)) == 1
-        victim.process.kill()
+        kill(victim.process.pid, signal.SIGKILL)
         assert_nothing_left(victim)
 
 

@@ -43,7 +43,7 @@ class Child:
 def child(port: int = 0) -> Iterator[Child]:
     """Start a child; it is killed at the end."""
     command = [sys.executable, "-m", "tests.wire_child", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
