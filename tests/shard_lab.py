@@ -53,6 +53,12 @@ def source_of(model_type: str, seed: int = 0) -> ModelSource:
     return ModelSource.open(ModelConfig(str(folder_of(model_type, seed))))
 
 
+def spans_of(source: ModelSource) -> list[Span]:
+    """Three unequal spans; layers that must stay together are the last one."""
+    last = source.inseparable.start if source.inseparable else SPANS[2].start
+    return [SPANS[0], Span(1, last), Span(last, source.n_layers)]
+
+
 def load_shards(model_type: str, spans: Sequence[Span] = SPANS) -> list[Shard]:
     """Fresh shards in float32 on the CPU."""
     source = source_of(model_type)
@@ -66,7 +72,7 @@ def twins_of(model_type: str) -> Twins:
     with contextlib.redirect_stderr(io.StringIO()):
         auto: Any = AutoModelForCausalLM
         local = auto.from_pretrained(source.folder, dtype=torch.float32).eval()
-    runner = LocalRunner(load_shards(model_type))
+    runner = LocalRunner(load_shards(model_type, spans_of(source)))
     return Twins(source, local, runner, load_client_model(source, runner, dtype=torch.float32))
 
 

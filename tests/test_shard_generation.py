@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from swarm.core.errors import RequestError
+from swarm.core.errors import PeerUnreachable, RequestError
 from swarm.shards.remote import RemoteCache
+from swarm.shards.step import Step, StepTensors
 from tests.shard_lab import Twins, generate, left_padded, prompt, twins_of
 from tests.zoo import tiny_model
 
@@ -148,7 +149,7 @@ def test_a_streamer_gets_every_token() -> None:
 
 def test_scores_and_logits_of_generate_equal_the_local_ones() -> None:
     twins = twins_of("llama")
-    arguments = {
+    arguments: dict[str, Any] = {
         "input_ids": prompt(),
         "do_sample": False,
         "output_scores": True,
@@ -228,6 +229,57 @@ def test_the_session_is_opened_for_the_length_that_generate_may_reach() -> None:
     finally:
         remote.__dict__["runner"] = twins.runner
     assert asked == [18]
+
+
+def test_a_local_cache_is_refused_with_what_to_do_instead() -> None:
+    with pytest.raises(RequestError, match="leave past_key_values out in the first call"):
+        generate(twins_of("llama").model, input_ids=prompt(), past_key_values=DynamicCache())
+
+
+def test_more_tokens_than_positions_are_refused_before_anything_is_sent() -> None:
+    twins = twins_of("gpt2")
+    with pytest.raises(RequestError, match="257 tokens are more than the 256 positions"):
+        twins.model(prompt(257))
+    assert not twins.runner.sessions
+
+
+class FailingHop:
+    """A hop that is gone."""
+
+    def apply(self, step: Step) -> StepTensors:
+        raise PeerUnreachable("gone")
+
+
+def test_a_failed_step_may_be_repeated() -> None:
+    twins, ids = twins_of("llama"), prompt(12)
+    with torch.no_grad():
+        out = twins.model(ids[:, :11], use_cache=True)
+        cache = out.past_key_values
+        hops: list[Any] = twins.runner.sessions[-1].hops
+        lost, hops[2] = hops[2], FailingHop()
+        with pytest.raises(PeerUnreachable):
+            twins.model(ids[:, 11:], past_key_values=cache)
+        hops[2] = lost
+        again = twins.model(ids[:, 11:], past_key_values=cache)
+        expected = twins.local(ids).logits[:, -1:]
+    torch.testing.assert_close(again.logits, expected, atol=1e-4, rtol=0)
+    assert [hop.counters.tokens for hop in hops] == [12, 12, 12], (
+        "hops before the failure computed nothing twice"
+    )
+
+
+def test_another_step_after_a_failed_one_takes_its_place() -> None:
+    twins, ids, other = twins_of("llama"), prompt(14), prompt(3, seed=8)
+    with torch.no_grad():
+        cache = twins.model(ids[:, :11], use_cache=True).past_key_values
+        hops: list[Any] = twins.runner.sessions[-1].hops
+        lost, hops[2] = hops[2], FailingHop()
+        with pytest.raises(PeerUnreachable):
+            twins.model(other, past_key_values=cache)
+        hops[2] = lost
+        found = twins.model(ids[:, 11:], past_key_values=cache).logits
+        expected = twins.local(ids).logits[:, 11:]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 def test_a_remote_cache_cannot_be_copied() -> None:

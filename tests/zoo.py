@@ -91,10 +91,39 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
+# architectures beyond the list, each for something that no other one does
+UNUSUAL: dict[str, dict[str, Any]] = {
+    "bamba": {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_ssm": 64, "attn_layer_indices": [1, 4]},
+    "deepseek_v4": {},
+    "gemma3n_text": {
+        "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 3,
+        "hidden_size_per_layer_input": 8,
+        "laurel_rank": 4,
+        "activation_sparsity_pattern": [0.0] * LAYERS,
+        "intermediate_size": [64] * LAYERS,
+        "altup_num_inputs": 2,
+    },
+    "glm_moe_dsa": {"num_key_value_heads": 4},
+    "inkling2_text": {},
+    "lfm2": {"layer_types": ["conv", "full_attention", "conv"] * 2},
+    "longcat_flash": {"num_layers": LAYERS, "num_key_value_heads": 4},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2},
+    "recurrent_gemma": {},
+    "zamba2": {
+        "mamba_n_heads": 8,
+        "mamba_headdim": 8,
+        "n_mamba_heads": 8,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "mamba", "hybrid", "mamba"],
+        "num_key_value_heads": 4,
+    },
+}
+
+
 def tiny_config(model_type: str, **changes: Any) -> Any:
     """The architecture's configuration class with tiny sizes in every field it has."""
     plain = AutoConfig.for_model(model_type)
-    wanted = {**_SIZES, **ARCHITECTURES.get(model_type, {}), **changes}
+    wanted = {**_SIZES, **(ARCHITECTURES | UNUSUAL).get(model_type, {}), **changes}
     known = {*plain.to_dict(), *plain.attribute_map} - _computed(type(plain))
     fields = {key: value for key, value in wanted.items() if key in changes or key in known}
     return AutoConfig.for_model(model_type, **fields)

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from swarm.core.errors import RequestError
 from swarm.shards.boundary import PROBE_ROWS, PROBE_TOKENS, read_boundary
 from swarm.shards.loading import load_weights
-from swarm.shards.remote import CallContext, RemoteRunner
+from swarm.shards.remote import CallContext, RemoteCache, RemoteRunner
 from swarm.shards.remote_layers import RemoteLayers
 from swarm.shards.source import ModelSource
 from swarm.shards.stack import read_layer_call, stack_of
@@ -102,6 +102,7 @@ def _prepare_cache(
     names = inspect.signature(type(self).forward).parameters
     name = "past_key_values" if "past_key_values" in names or "cache_params" not in names else "cache_params"
     if model_kwargs.get(name) is not None:
+        _require_remote(model_kwargs[name])
         model_kwargs[name]._is_user_defined = True
         return
     if generation_config.use_cache is False:
@@ -135,6 +136,8 @@ def _watch_calls(model: PreTrainedModel, stack: nn.Module, remote: RemoteLayers)
             use_cache = getattr(model.config.get_text_config(decoder=True), "use_cache", False)
         if cache is None and use_cache:
             cache = given[cache_name] = remote.new_cache()
+        elif cache is not None:
+            _require_remote(cache)
         if traits.position_limit is not None:
             _check_room(given, cache, traits.position_limit)
         context.arguments, context.cache = given, cache
@@ -147,6 +150,15 @@ def _watch_calls(model: PreTrainedModel, stack: nn.Module, remote: RemoteLayers)
     stack.register_forward_pre_hook(enter_stack, with_kwargs=True)
     stack.register_forward_hook(leave_stack, always_call=True)
     _keep_per_layer_inputs(stack, context)
+
+
+def _require_remote(cache: Any) -> None:
+    """The layers run elsewhere, so a cache with tensors in this process is of no use."""
+    if not isinstance(cache, RemoteCache):
+        raise RequestError(
+            f"a {type(cache).__name__} cannot be used here: leave past_key_values out in the first call and pass on "
+            "what it returns (return_dict_in_generate=True)"
+        )
 
 
 def _check_room(given: dict[str, Any], cache: Any, limit: int) -> None:

@@ -144,6 +144,7 @@ class RemoteCache(Cache):
             session = self._runner.open(max_tokens=max(expected, new_tokens), rollback=self._rollback)
             self._session = session
             self._finalizer = weakref.finalize(self, session.close)
+            self._finalizer.atexit = False  # at exit the links end anyway; nothing must wait for a peer then
         return self._session
 
     # what transformers asks for

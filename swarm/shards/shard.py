@@ -169,8 +169,14 @@ class Shard(nn.Module):
         if self.call.carries and self.span.start > 0:
             return self._estimate_token()  # what earlier layers would hand over cannot be made up
         cache = self.new_cache(self.span, rollback=True)
+        before = _tensors_in_modules(self.window)
         with torch.inference_mode():
             output = self._run(self.span)(self.example(self.span), cache, None)
+        if kept_inside := _tensors_in_modules(self.window) - before:
+            raise ModelError(
+                f"{type(self.model).__name__} is not supported: it keeps the state of a sequence inside of its modules "
+                f"({min(kept_inside)}), so sessions would mix"
+            )
         kept = sum(tensor.numel() * tensor.element_size() for tensor in output.named().values())
         return cache.token_bytes + kept
 
@@ -182,6 +188,14 @@ class Shard(nn.Module):
         )
         per_layer = 2 * heads * (width or self.hidden_size // heads)
         return (len(self.span) * per_layer + math.prod(self.boundary.shape)) * self.dtype.itemsize
+
+
+def _tensors_in_modules(layers: nn.Module) -> set[str]:
+    """Tensors that modules hold as plain attributes, neither parameters nor buffers."""
+    found = set()
+    for name, module in layers.named_modules():
+        found |= {f"{name}.{key}" for key, value in vars(module).items() if isinstance(value, torch.Tensor)}
+    return found
 
 
 def _cache_indices(layer: nn.Module, index: int) -> set[int]:
