@@ -33,7 +33,7 @@ class Pair:
     model: SwarmModel
     swarm: LocalSwarm
 
-    def agree(self, seed: int | None = None, **arguments: Any) -> Any:
+    def agree(self, arguments: dict[str, Any], seed: int | None = None) -> Any:
         """Both must return the same tokens."""
         expected = generate(self.local, seed=seed, **arguments)
         found = generate(self.model, seed=seed, **arguments)
@@ -56,10 +56,10 @@ def pair(request: pytest.FixtureRequest, zygote: Any) -> Iterator[Pair]:
 
 
 def test_greedy_sampling_and_a_padded_batch(pair: Pair) -> None:
-    pair.agree(input_ids=prompt(), do_sample=False)
+    pair.agree({"input_ids": prompt(), "do_sample": False})
     assert pair.model.chain is None or [str(hop.span) for hop in pair.model.chain.hops] == list(SPANS)
-    pair.agree(input_ids=prompt(), do_sample=True, seed=5)
-    pair.agree(**left_padded(), do_sample=False)
+    pair.agree({"input_ids": prompt(), "do_sample": True}, seed=5)
+    pair.agree(left_padded() | {"do_sample": False})
 
 
 def test_logits_of_a_forward(pair: Pair) -> None:
@@ -69,13 +69,13 @@ def test_logits_of_a_forward(pair: Pair) -> None:
 
 
 def test_beams_and_several_sequences(pair: Pair) -> None:
-    pair.agree(**left_padded(), do_sample=False, num_beams=3, num_return_sequences=2)
-    pair.agree(input_ids=prompt(), do_sample=True, num_return_sequences=3, seed=2)
+    pair.agree(left_padded() | {"do_sample": False, "num_beams": 3, "num_return_sequences": 2})
+    pair.agree({"input_ids": prompt(), "do_sample": True, "num_return_sequences": 3}, seed=2)
 
 
 def test_prompt_lookup(pair: Pair) -> None:
     repetitive = torch.tensor([[5, 6, 7, 8, 9, 5, 6, 7, 8, 9, 5, 6]])
-    pair.agree(input_ids=repetitive, do_sample=False, prompt_lookup_num_tokens=3)
+    pair.agree({"input_ids": repetitive, "do_sample": False, "prompt_lookup_num_tokens": 3})
 
 
 def test_assistant_model(pair: Pair) -> None:
@@ -84,7 +84,7 @@ def test_assistant_model(pair: Pair) -> None:
     with torch.no_grad():
         for parameter in assistant.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.01)
-    pair.agree(input_ids=prompt(), do_sample=False, assistant_model=assistant)
+    pair.agree({"input_ids": prompt(), "do_sample": False, "assistant_model": assistant})
 
 
 def test_scores_and_streaming(pair: Pair) -> None:

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 
@@ -22,7 +22,13 @@ from swarm.shards.remote_layers import RemoteLayers
 from swarm.shards.source import ModelSource
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel as _Base
+    from transformers import PreTrainedModel
+
+    class _Base(PreTrainedModel):  # type: ignore[no-untyped-call]
+        """What every instance is besides a `SwarmModel`; transformers' own signature of `generate` names a protocol."""
+
+        def generate(self, *args: Any, **kwargs: Any) -> Any: ...
+
 else:
     _Base = object
 

@@ -117,7 +117,10 @@ def run(size: str, prompt: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def _row(bench: Bench, ids: Tensor, way: str, victim: int, rounds: int) -> dict[str, Any]:
-    strikes: dict[str, Callable[[PeerProcess], None]] = {"kill": PeerProcess.kill, "suspend": PeerProcess.suspend}
+    strikes: dict[str, Callable[[PeerProcess], None]] = {
+        "kill": PeerProcess.kill,
+        "suspend": PeerProcess.suspend,
+    }
     stalls = [bench.stall(victim, strikes[way], ids) for _ in range(rounds)]
     return {"way": way, "hop": victim, "stall_s": [round(s, 3) for s in sorted(stalls)]}
 
