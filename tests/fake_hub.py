@@ -25,7 +25,7 @@ class FakeHub:
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+            protocol_version = "HTTP/1.0"  # no kept connection survives the server
 
             def do_HEAD(self) -> None:
                 hub.answer(self, body=False)

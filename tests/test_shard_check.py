@@ -67,6 +67,7 @@ def test_the_default_splits_are_unequal() -> None:
     assert len({len(span) for span in split_unequally(32, 3)}) == 3
 
 
+@pytest.mark.slow
 def test_memory_decides_the_depth(monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of("llama")
     layer = source.layer_bytes(Span(0, 1), torch.float32)

@@ -236,6 +236,12 @@ def test_a_local_cache_is_refused_with_what_to_do_instead() -> None:
         generate(twins_of("llama").model, input_ids=prompt(), past_key_values=DynamicCache())
 
 
+@pytest.mark.parametrize("wish", ["output_hidden_states", "output_attentions"])
+def test_what_stays_on_the_peers_is_refused(wish: str) -> None:
+    with pytest.raises(RequestError, match=f"{wish} is not available"):
+        generate(twins_of("llama").model, input_ids=prompt(), return_dict_in_generate=True, **{wish: True})
+
+
 def test_more_tokens_than_positions_are_refused_before_anything_is_sent() -> None:
     twins = twins_of("gpt2")
     with pytest.raises(RequestError, match="257 tokens are more than the 256 positions"):

@@ -266,6 +266,15 @@ def test_without_a_network_the_cache_is_used(tmp_path: Path) -> None:
     assert loaded(offline).span == Span(1, 3)
 
 
+def test_without_a_network_an_incomplete_cache_is_said(tmp_path: Path) -> None:
+    with FakeHub(folder_of("llama")) as server:
+        loaded(from_hub(server, tmp_path))
+        (tmp_path / "models--tiny--model/refs").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "models--tiny--model/refs/main").write_text(COMMIT)
+    with pytest.raises(ModelError, match="the cache has not all of tiny/model"):
+        from_hub(server, tmp_path)
+
+
 def test_an_unknown_repository_is_named(hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no/such is neither a local folder nor a model on the hub"):
         from_hub(hub, tmp_path, "no/such")

@@ -124,6 +124,9 @@ def _watch_calls(model: PreTrainedModel, stack: nn.Module, remote: RemoteLayers)
 
     def enter_model(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = {**dict(zip(model_names, args, strict=False)), **kwargs}
+        for name in ("output_hidden_states", "output_attentions"):
+            if given.get(name):
+                raise RequestError(f"{name} is not available: what inner layers compute stays on the peers")
         context.outer_mask = given.get("attention_mask")
         keep = given.get("logits_to_keep", 0)
         context.keep_last = keep if isinstance(keep, int) and keep > 0 else 0

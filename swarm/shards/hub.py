@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -159,7 +160,18 @@ def _from_cache(config: ModelConfig) -> tuple[dict[str, str], str] | None:
         return None
     snapshot = Path(found).parent
     files = {path.name: cached_hash(path) or "" for path in snapshot.iterdir() if path.is_file()}
+    absent = _indexed_files(snapshot) - files.keys()
+    if absent:
+        raise ModelError(
+            f"the hub cannot be reached, and the cache has not all of {config.name} ({min(absent)} is missing)"
+        )
     return files, snapshot.name
+
+
+def _indexed_files(snapshot: Path) -> set[str]:
+    """The weight files that the snapshot's index names; its identity takes the hashes of all of them."""
+    path = snapshot / "model.safetensors.index.json"
+    return set(json.loads(path.read_text())["weight_map"].values()) if path.is_file() else set()
 
 
 def _first_line(exc: BaseException) -> str:
