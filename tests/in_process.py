@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -28,102 +28,21 @@ from swarm.client.shared import CHUNK_BYTES, LoadedModel, Shared
 from swarm.client.stats import ClientStats
 from swarm.core.config import ClientConfig, PeerLimits
 from swarm.core.span import Span
-from swarm.peer.executor import Done, Executor
 from swarm.peer.kv_pool import KVPool
 from swarm.peer.offer import Offer
 from swarm.peer.service import Service
 from swarm.peer.sessions import SessionTable
-from swarm.routing.announcement import encode
-from swarm.routing.records import PeerRecord
 from swarm.shards.causal import load_client_model
 from swarm.shards.remote import RemoteSession
 from swarm.shards.shard import Shard
 from swarm.shards.step import Step
+from tests.lab_peer import InlineExecutor, LabPeer, MemoryDirectory
 from tests.memory_links import Meadow, MemoryNode
 from tests.shard_lab import CPU, source_of, twins_of
 from tests.virtual_time import VirtualLoop
 from tests.zoo import LAYERS
 
 T = TypeVar("T")
-
-
-class InlineExecutor(Executor):
-    """The device without a thread: work is done in the event loop, one piece after another.
-
-    While `held` is True, work waits; `release` does it.
-    """
-
-    def __init__(self) -> None:
-        self.held = False
-        self._waiting: list[tuple[Callable[[], object], Done]] = []
-
-    def submit(self, function: Callable[[], object], done: Done) -> None:
-        self._waiting.append((function, done))
-        if not self.held:
-            asyncio.get_running_loop().call_soon(self._next)
-
-    def release(self) -> None:
-        self.held = False
-        for _ in self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
-
-    def stop(self) -> None:
-        self._waiting.clear()
-
-    def _next(self) -> None:
-        if not self._waiting:
-            return
-        function, done = self._waiting.pop(0)
-        result, error = None, None
-        try:
-            result = function()
-        except BaseException as raised:
-            error = raised
-        done(result, error)
-
-
-@dataclass
-class LabPeer:
-    """A service on a node of the meadow."""
-
-    node: MemoryNode
-    service: Service
-    executor: InlineExecutor
-    pool: KVPool
-    offer: Offer
-    cost: float
-    visible: bool = True
-
-    def record(self, now: float) -> PeerRecord:
-        load, offer = self.service.load, self.offer
-        return PeerRecord(
-            protocol=1,
-            peer_id=self.node.peer_id,
-            model_uid=offer.model_uid,
-            layers=offer.layers,
-            start=offer.span.start,
-            end=offer.span.end,
-            state="online",  # type: ignore[arg-type] # pydantic turns it into the enum
-            precision=offer.precision,
-            seconds_per_layer=self.cost,
-            free_tokens=load.free_tokens,
-            total_tokens=load.total_tokens,
-            issued_at=now,
-            expires_at=now + 30.0,
-        )
-
-
-class MemoryDirectory:
-    """A `RecordSource`: what all visible peers would announce now."""
-
-    def __init__(self, peers: dict[str, LabPeer]) -> None:
-        self._peers = peers
-
-    def now(self) -> float:
-        return asyncio.get_event_loop().time()
-
-    async def fetch(self, keys: Sequence[str], /) -> list[bytes]:
-        return [encode(peer.record(self.now())) for peer in self._peers.values() if peer.visible]
 
 
 class ClientNode(MemoryNode):
@@ -284,7 +203,7 @@ class Lab:
         offer = Offer(
             shard_of(self.model_type, span.start, span.end), source.uid, source.name, "float32", LAYERS
         )
-        pool, executor = KVPool(cache_tokens), InlineExecutor()
+        pool, executor = KVPool(cache_tokens), InlineExecutor(self.loop)
         table = SessionTable(pool, limits, lambda: None)
         node = self.meadow.add(name, _nobody)
         service = Service(node, offer, table, executor, self.tasks)
