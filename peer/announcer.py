@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from swarm.routing.announcement import encode
 from swarm.routing.records import PeerRecord, PeerState, keys_of
-from swarm.wire.directory import Directory
 
 logger = logging.getLogger(__name__)
 SETTLE_S = 1.0
+
+
+class Publisher(Protocol):
+    """The part of `swarm.wire.directory.Directory` that is written to."""
+
+    def now(self) -> float: ...
+
+    async def publish(self, keys: Sequence[str], value: bytes, expires_at: float) -> bool: ...
 
 
 class Announcer:
@@ -22,7 +30,7 @@ class Announcer:
     """
 
     def __init__(
-        self, directory: Directory, describe: Callable[[PeerState, float, float], PeerRecord], lease_s: float
+        self, directory: Publisher, describe: Callable[[PeerState, float, float], PeerRecord], lease_s: float
     ) -> None:
         self._directory = directory
         self._describe = describe
@@ -41,6 +49,7 @@ class Announcer:
         self._last_expiry = record.expires_at
         if not await self._directory.publish(keys_of(record), encode(record), record.expires_at):
             logger.warning("the DHT did not take this peer's record; trying again")
+            self.touch()
 
     async def withdraw(self) -> None:
         """Replace the record by one that says the peer has left."""
@@ -51,7 +60,7 @@ class Announcer:
         self._changed.set()
 
     async def renew(self) -> None:
-        """Republish for ever: at a third of the lease, or `SETTLE_S` after a change."""
+        """Republish for ever: at a third of the lease, or `SETTLE_S` after a change; a failure is tried again."""
         while True:
             try:
                 async with asyncio.timeout(self._lease_s / 3):
@@ -60,4 +69,8 @@ class Announcer:
             except TimeoutError:
                 pass
             self._changed.clear()
-            await self.announce(self._state)
+            try:
+                await self.announce(self._state)
+            except Exception:
+                logger.exception("this peer could not be announced; trying again")
+                self.touch()
