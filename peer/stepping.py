@@ -152,7 +152,9 @@ class Stepping:
     ) -> None:
         if session.next is None:
             metas, payload = pack(self._for_client(session, message, output))
-            answer = Output(session=session.id, number=message.number, trace=trace, tensors=metas)
+            answer = Output(
+                session=session.id, number=message.number, start=message.start, trace=trace, tensors=metas
+            )
             await _send(session.client, answer, payload)
         else:
             onward = Onward(

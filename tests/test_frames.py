@@ -186,7 +186,7 @@ def test_too_large_messages_are_not_sent() -> None:
         encode_head(step(1), MAX_PAYLOAD_BYTES + 1)
     trace = [HopTiming(peer="Q" * 128, queue_s=0.5, compute_s=0.5)] * 512
     with pytest.raises(RequestError, match="header"):
-        encode_head(Output(session=SESSION, number=1, trace=trace, tensors=[float_meta(1)]), 4)
+        encode_head(Output(session=SESSION, number=1, start=0, trace=trace, tensors=[float_meta(1)]), 4)
 
 
 def test_a_hello_of_the_future_may_say_more() -> None:

@@ -68,6 +68,7 @@ VALID: list[tuple[Message, bytes]] = [
     (StepMessage(session=SESSION, number=1, start=7, select_rows=[0, 0], tensors=[float_meta(8)]), bytes(32)),
     (
         Output(
+            start=0,
             session=SESSION,
             number=1,
             trace=[HopTiming(peer=ME.peer_id, queue_s=0.0, compute_s=0.1)],

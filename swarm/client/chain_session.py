@@ -13,37 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from swarm.client.answer_check import check_answer
+from swarm.client.courier import Courier
 from swarm.client.hop import RemoteHop, SessionShape
-from swarm.client.inbox import Answer
+from swarm.client.pieces import cut
 from swarm.client.repair import Past, Rebuild, Repairer, find_gap
 from swarm.client.shared import LoadedModel, Shared
 from swarm.client.trouble import Trouble
-from swarm.client.waiting import PROBE_TIMEOUT_S, wait_for
+from swarm.client.waiting import PROBE_TIMEOUT_S
 from swarm.core.errors import NextUnreachable, PeerError
 from swarm.shards.history import History
 from swarm.shards.step import Step, StepTensors
-from swarm.wire.messages import StepMessage
-from swarm.wire.tensors import pack
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Positions `[start, start + n)` of a step in one message; `wanted` of them (the last ones) are the caller's."""
-
-    number: int
-    start: int
-    tensors: StepTensors
-    select_rows: tuple[int, ...] | None
-    wanted: int
 
 
 class ChainSession:
@@ -61,12 +46,11 @@ class ChainSession:
         self._rollback = rollback
         self._history = History()
         self._repairer = Repairer(shared, model.dtype)
+        self._courier = Courier(shared)
         self._precision: str | None = None
         self._recorded = -1
         self._from_start = True  # the next step brings the whole past: hops have none, or one that must go
-        self._turn = (
-            asyncio.Lock()
-        )  # an interrupted step may still be taking its leave when the next one comes
+        self._turn = asyncio.Lock()  # an interrupted step may still take its leave when the next one comes
         self._answered = False
         self.hops: list[RemoteHop] = []
 
@@ -112,9 +96,7 @@ class ChainSession:
         history, traits = self._history, self._model.traits
         if step.start < history.length:
             if not traits.croppable or (traits.slides and not self._rollback):
-                self._from_start = (
-                    True  # hops of this model cannot go back, but can be fed again from the start
-                )
+                self._from_start = True  # hops of this model cannot go back, but can be fed again
             history.truncate(step.start)
         if step.select_rows is not None and history.length:
             history.select_rows(step.select_rows)
@@ -135,7 +117,7 @@ class ChainSession:
         if self._answered:
             self._shared.stats.failovers += 1
         try:
-            past = Past(self._history, step.number, self._chunk(step.tensors))
+            past = Past(self._history, step.number, self._most(step.tensors))
             while self.hops and find_gap(self.hops) is not None:
                 self.hops = await self._repairer.fill(self.hops, shape, past, give_up_s)
         except Rebuild:
@@ -152,7 +134,7 @@ class ChainSession:
                 hop.lost = True
                 self._shared.navigator.failed(hop.peer_id, hop.link.close_reason)
 
-    def _chunk(self, tensors: StepTensors) -> int:
+    def _most(self, tensors: StepTensors) -> int:
         """Positions that fit into one message; 0 where this model's past must come in one piece."""
         if not self._model.traits.chunkable:
             return 0
@@ -160,72 +142,17 @@ class ChainSession:
         return max(self._shared.chunk_bytes // max(per_token, 1), 1)
 
     async def _run(self, step: Step, keep_last: int) -> Tensor:
-        outputs = []
-        for piece in self._pieces(step, keep_last):
-            hidden = await self._send(piece)
-            if piece.wanted:
-                outputs.append(hidden[:, -piece.wanted :])
+        past, most = self._history, self._most(step.tensors)
+        tokens = past.length if self._from_start else step.tensors.tokens
+        chunk = most and min(self._shared.pace.chunk(tokens, step.tensors.rows, len(self.hops)), most)
+        pieces = cut(step, past, from_start=self._from_start, keep_last=keep_last, chunk=chunk)
+        outputs = await self._courier.carry(self.hops, pieces)
         self._from_start = False
         found = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         missing = step.tensors.tokens - found.shape[1]
         if missing == 0:
             return found
         return torch.cat([found.new_zeros(found.shape[0], missing, found.shape[2]), found], dim=1)
-
-    def _pieces(self, step: Step, keep_last: int) -> Iterator[_Piece]:
-        """The messages of this step; hops with empty caches get the whole past before it."""
-        fresh = self._from_start
-        first = 0 if fresh else step.start
-        end = step.start + step.tensors.tokens
-        wanted_from = end - keep_last if keep_last else step.start
-        chunk = self._chunk(step.tensors) or end - first
-        for start in range(first, end, chunk):
-            stop = min(start + chunk, end)
-            whole = (start, stop) == (step.start, end)
-            tensors = step.tensors if whole else self._history.slice(start, stop)
-            rows = step.select_rows if start == step.start and not fresh else None
-            yield _Piece(step.number, start, tensors, rows, max(stop - max(start, wanted_from), 0))
-
-    async def _send(self, piece: _Piece) -> Tensor:
-        """Run one piece through all hops; the client carries it over edges that peers cannot use themselves."""
-        began_s = _now_s()
-        tensors = piece.tensors
-        size = tensors.rows * tensors.tokens
-        begin = 0
-        for index, hop in enumerate(self.hops):
-            if hop.relayed or index == len(self.hops) - 1:
-                answer = await self._send_segment(self.hops[begin : index + 1], piece, tensors, size)
-                tokens = piece.tensors.tokens if index < len(self.hops) - 1 else max(piece.wanted, 1)
-                tensors = check_answer(answer, tensors, tokens, hop.peer_id)
-                begin = index + 1
-        self._shared.deadline.observe(size, _now_s() - began_s)
-        return tensors.hidden
-
-    async def _send_segment(
-        self, hops: list[RemoteHop], piece: _Piece, tensors: StepTensors, size: int
-    ) -> Answer:
-        first, last = hops[0], hops[-1]
-        metas, payload = pack(tensors.named())
-        message = StepMessage(
-            session=first.session,
-            number=piece.number,
-            start=piece.start,
-            select_rows=None if piece.select_rows is None else list(piece.select_rows),
-            keep_last=max(piece.wanted, 1),
-            tensors=metas,
-        )
-
-        async def send() -> None:
-            await first.link.send(message, payload)
-
-        expectation = self._shared.inbox.expect(last, piece.number, self.hops)
-        try:
-            await send()
-            answer = await wait_for(self._shared, expectation, size, resend=send)
-        finally:
-            self._shared.inbox.forget(expectation)
-        assert isinstance(answer, Answer)
-        return answer
 
     async def _blame(self, error: PeerError, trouble: Trouble) -> None:
         """Draw the consequences of a failure: which hops are lost, which peer is avoided."""

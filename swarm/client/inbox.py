@@ -29,13 +29,15 @@ class Answer:
 
 @dataclass(slots=True, eq=False)
 class Expectation:
-    """One answer that is waited for: from the session `source`, for step `number` (None: the end of a replay).
+    """One answer that is waited for: from the session `source`, for the piece of step `number` that begins at `start`
+    (both None: for the end of a replay).
 
     It fails as soon as any of `hops` fails or loses its link.
     """
 
     source: RemoteHop
     number: int | None
+    start: int | None
     hops: tuple[RemoteHop, ...]
     future: asyncio.Future[Answer | Replayed]
 
@@ -52,14 +54,17 @@ class Inbox:
     """Hands each answer to the expectation it fulfils; answers nobody waits for (any more) are dropped."""
 
     def __init__(self) -> None:
-        self._expected: dict[bytes, Expectation] = {}
+        self._expected: dict[tuple[bytes, int | None], Expectation] = {}
         self._watched: set[Link] = set()
 
-    def expect(self, source: RemoteHop, number: int | None, hops: Iterable[RemoteHop]) -> Expectation:
-        """Start to wait. At most one answer per source session is waited for at a time; end with `forget`."""
-        assert source.session not in self._expected
-        expectation = Expectation(source, number, tuple(hops), asyncio.get_running_loop().create_future())
-        self._expected[source.session] = expectation
+    def expect(
+        self, source: RemoteHop, number: int | None, hops: Iterable[RemoteHop], start: int | None = None
+    ) -> Expectation:
+        """Start to wait. At most one answer per source session and start is waited for; end with `forget`."""
+        assert (source.session, start) not in self._expected
+        future: asyncio.Future[Answer | Replayed] = asyncio.get_running_loop().create_future()
+        expectation = Expectation(source, number, start, tuple(hops), future)
+        self._expected[source.session, start] = expectation
         for hop in expectation.hops:
             self._watch(hop.link)
             if hop.link.closed:
@@ -68,7 +73,7 @@ class Inbox:
 
     def forget(self, expectation: Expectation) -> None:
         """Wait no longer."""
-        self._expected.pop(expectation.source.session, None)
+        self._expected.pop((expectation.source.session, expectation.start), None)
         if expectation.future.done() and not expectation.future.cancelled():
             expectation.future.exception()  # seen, so that asyncio does not report it
 
@@ -83,12 +88,12 @@ class Inbox:
                 raise RequestError(f"a client expects no {type(message).__name__}")
 
     def _answered(self, link: Link, message: Output | Replayed, payload: memoryview) -> None:
-        expectation = self._expected.get(message.session)
+        start = message.start if isinstance(message, Output) else None
+        expectation = self._expected.get((message.session, start))
         if expectation is None or expectation.source.link.peer_id != link.peer_id:
             return
         if isinstance(message, Replayed):
-            if expectation.number is None:
-                expectation.settle(message)
+            expectation.settle(message)
         elif expectation.number == message.number:
             try:
                 expectation.settle(Answer(unpack(message.tensors, payload), tuple(message.trace)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarm.client.deadline import StepDeadline
 from swarm.client.inbox import Inbox
 from swarm.client.navigator import Navigator
+from swarm.client.pieces import Pace
 from swarm.client.stats import ClientStats
 from swarm.core.config import ClientConfig
 from swarm.shards.traits import ModelTraits
@@ -36,3 +37,4 @@ class Shared:
     model_uid: str
     stats: ClientStats
     chunk_bytes: int = CHUNK_BYTES
+    pace: Pace = field(default_factory=Pace)

@@ -202,6 +202,7 @@ class Output(Message):
     type: Literal["output"] = "output"
     session: SessionId
     number: Number
+    start: Position
     trace: Annotated[list[HopTiming], Field(max_length=512)] = []
     tensors: Annotated[Tensors, Field(min_length=1)]
 

@@ -1,0 +1,80 @@
+"""A step cut into pieces, so that one hop works on a piece while the hop before it works on the next one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, sqrt
+
+from swarm.shards.history import History
+from swarm.shards.step import Step, StepTensors
+
+LEAST_TOKENS = 64
+UNKNOWN_FIXED_TOKENS = (
+    64.0  # a piece costs as much as this many tokens even if it is empty, until that is measured
+)
+SMOOTHING = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Positions `[start, start + n)` of a step in one message; `wanted` of them (the last ones) are the caller's."""
+
+    number: int
+    start: int
+    tensors: StepTensors
+    select_rows: tuple[int, ...] | None
+    wanted: int
+
+    @property
+    def size(self) -> int:
+        """Token rows."""
+        return self.tensors.rows * self.tensors.tokens
+
+
+def cut(step: Step, past: History, *, from_start: bool, keep_last: int, chunk: int) -> list[Piece]:
+    """The pieces of a step, of at most `chunk` positions each (0: one piece).
+
+    `past` ends with this step. With `from_start` everything before the step is sent again, for hops with empty caches.
+    """
+    first = 0 if from_start else step.start
+    end = step.start + step.tensors.tokens
+    wanted_from = end - keep_last if keep_last else step.start
+    pieces = []
+    for start in range(first, end, chunk or end - first):
+        stop = min(start + chunk, end) if chunk else end
+        whole = (start, stop) == (step.start, end)
+        tensors = step.tensors if whole else past.slice(start, stop)
+        rows = step.select_rows if start == step.start and not from_start else None
+        pieces.append(Piece(step.number, start, tensors, rows, max(stop - max(start, wanted_from), 0)))
+    return pieces
+
+
+class Pace:
+    """Chooses how long pieces are, from what hops say their work took; pure arithmetic.
+
+    A piece of k tokens costs a hop `fixed + k x per token`. With h hops and n tokens in m pieces the last hop is done
+    after (h + m - 1) pieces, which is least at m = sqrt((h - 1) n x per token / fixed).
+    """
+
+    def __init__(self) -> None:
+        self._fixed_s: float | None = None
+        self._token_s: float | None = None
+
+    def observe(self, tokens: int, hop_s: float) -> None:
+        """Take in what a piece of `tokens` token rows took on one hop, on average over its hops."""
+        if tokens <= 1:
+            self._fixed_s = _mix(self._fixed_s, hop_s)
+        elif tokens >= LEAST_TOKENS:
+            self._token_s = _mix(self._token_s, hop_s / tokens)
+
+    def chunk(self, tokens: int, rows: int, hops: int) -> int:
+        """Positions per piece for a step of `tokens` positions in `rows` rows through `hops` hops."""
+        fixed_tokens = UNKNOWN_FIXED_TOKENS
+        if self._fixed_s is not None and self._token_s:
+            fixed_tokens = self._fixed_s / self._token_s
+        pieces = sqrt((hops - 1) * tokens * rows / max(fixed_tokens, 1.0))
+        return max(ceil(tokens / max(round(pieces), 1)), ceil(LEAST_TOKENS / rows))
+
+
+def _mix(old: float | None, new: float) -> float:
+    return new if old is None else (1 - SMOOTHING) * old + SMOOTHING * new
