@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -26,6 +27,7 @@ from swarm.peer.probe import probe
 from swarm.peer.ready import ReadyInfo, write_ready_file
 from swarm.peer.service import Doorkeeper, Service
 from swarm.peer.sessions import SessionTable
+from swarm.peer.stop_signals import StopSignals
 from swarm.routing.announcement import claims, decode
 from swarm.routing.placement import choose_span
 from swarm.routing.records import BUCKETS, PeerRecord, PeerState, model_key
@@ -38,6 +40,7 @@ from swarm.wire.messages import PROTOCOL_VERSION
 from swarm.wire.node import Node
 
 logger = logging.getLogger(__name__)
+WITHDRAW_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,17 @@ async def serve(config: PeerConfig, *, on_ready: Callable[[ReadyInfo], None] = l
     Raises:
         SwarmError: one line that says why the peer cannot serve.
     """
-    stop = _StopSignals()
+    stop = StopSignals()
+    executor = Executor()
     try:
-        await _serve(config, on_ready, stop)
+        await _serve(config, on_ready, stop, executor)
     except* SwarmError as group:
         raise _first(group) from None
+    except* asyncio.CancelledError:
+        if not stop.interrupted:
+            raise
     finally:
+        executor.stop()
         stop.uninstall()
 
 
@@ -73,10 +81,13 @@ def _first(group: BaseExceptionGroup[SwarmError]) -> SwarmError:
     return error
 
 
-async def _serve(config: PeerConfig, on_ready: Callable[[ReadyInfo], None], stop: _StopSignals) -> None:
+async def _serve(
+    config: PeerConfig, on_ready: Callable[[ReadyInfo], None], stop: StopSignals, executor: Executor
+) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    source = await asyncio.to_thread(ModelSource.open, config.model)
+    # not asyncio.to_thread: the loop would wait for its threads, and a stop for the end of a download
+    source = await executor.run(partial(ModelSource.open, config.model))
     device = choose_device(config.device)
     if config.cache_tokens is not None:
         check_explicit_cache(config.cache_tokens)
@@ -88,14 +99,14 @@ async def _serve(config: PeerConfig, on_ready: Callable[[ReadyInfo], None], stop
     node = await Node.start(config.node, identity, handler=door.handle, inspect=claims)
     try:
         place = await _choose_place(config, source, device, node)
-        shard = await asyncio.to_thread(
-            Shard.load, source, place.span, dtype=place.dtype, device=device, quantize=config.quantize
-        )
+        load = partial(Shard.load, source, place.span, dtype=place.dtype, device=device)
+        shard = await executor.run(partial(load, quantize=config.quantize))
         name = precision_name(str(place.dtype).removeprefix("torch."), config.quantize)
         offer = Offer(shard, source.uid, source.name, name, source.n_layers)
         async with asyncio.TaskGroup() as tasks:
-            running = _Peer(config, offer, node, place, tasks)
-            door.service = running.service
+            sessions = SessionTable(KVPool(place.cache_tokens), config.limits)
+            service = door.service = Service(node, offer, sessions, executor, tasks)
+            running = _Peer(config, node, offer, service, tasks)
             tasks.create_task(running.run(on_ready, stop))
     finally:
         await node.stop()
@@ -137,7 +148,7 @@ class _Peer:
     """A loaded peer from its first announcement to its last."""
 
     def __init__(
-        self, config: PeerConfig, offer: Offer, node: Node, place: _Place, tasks: asyncio.TaskGroup
+        self, config: PeerConfig, node: Node, offer: Offer, service: Service, tasks: asyncio.TaskGroup
     ) -> None:
         self._config = config
         self._offer = offer
@@ -145,10 +156,10 @@ class _Peer:
         self._tasks = tasks
         self._probed_s_per_layer = 0.0
         self._announcer = Announcer(node.directory, self._record, config.limits.lease_s)
-        sessions = SessionTable(KVPool(place.cache_tokens), config.limits, self._announcer.touch)
-        self.service = Service(node, offer, sessions, Executor(), tasks)
+        self.service = service
+        service.sessions.on_change(self._announcer.touch)
 
-    async def run(self, on_ready: Callable[[ReadyInfo], None], stop: _StopSignals) -> None:
+    async def run(self, on_ready: Callable[[ReadyInfo], None], stop: StopSignals) -> None:
         watch = self._tasks.create_task(self._watch_node())
         result = await probe(self._node, self._offer)
         self._probed_s_per_layer = result.seconds_per_layer
@@ -163,6 +174,7 @@ class _Peer:
         )
         if self._config.ready_file is not None:
             write_ready_file(self._config.ready_file, info)
+        stop.serving()
         on_ready(info)
         await stop.first.wait()
         await self._leave(stop)
@@ -173,15 +185,20 @@ class _Peer:
     async def _watch_node(self) -> None:
         raise await self._node.wait_failed()
 
-    async def _leave(self, stop: _StopSignals) -> None:
+    async def _leave(self, stop: StopSignals) -> None:
+        drained = self._tasks.create_task(self._drain())
+        at_once = self._tasks.create_task(stop.second.wait())
+        await asyncio.wait({drained, at_once}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (drained, at_once):
+            task.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WITHDRAW_S):
+                await self._announcer.withdraw()
+
+    async def _drain(self) -> None:
         self.service.drain()
         await self._announcer.announce(PeerState.DRAINING)
-        drained = asyncio.ensure_future(self.service.emptied(self._config.limits.drain_s))
-        at_once = asyncio.ensure_future(stop.second.wait())
-        await asyncio.wait({drained, at_once}, return_when=asyncio.FIRST_COMPLETED)
-        for future in (drained, at_once):
-            future.cancel()
-        await self._announcer.withdraw()
+        await self.service.emptied(self._config.limits.drain_s)
 
     def _record(self, state: PeerState, now: float, expires_at: float) -> PeerRecord:
         load = self.service.load
@@ -212,21 +229,3 @@ class _Peer:
             issued_at=now,
             expires_at=expires_at,
         )
-
-
-class _StopSignals:
-    """First SIGINT or SIGTERM: leave in order. Second: leave at once."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.add_signal_handler(number, self._arrived)
-
-    def _arrived(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
-
-    def uninstall(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.remove_signal_handler(number)

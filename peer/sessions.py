@@ -75,14 +75,11 @@ class Opening:
 
 
 class SessionTable:
-    """All sessions, with the limits that hold for them; for the event loop only.
+    """All sessions, with the limits that hold for them; for the event loop only."""
 
-    `changed` is called whenever a session came or went.
-    """
-
-    def __init__(self, pool: KVPool, limits: PeerLimits, changed: Callable[[], None]) -> None:
+    def __init__(self, pool: KVPool, limits: PeerLimits) -> None:
         self._pool = pool
-        self._changed = changed
+        self._changed: Callable[[], None] = _nothing
         self._sessions: dict[bytes, HopSession] = {}
         self._openings: dict[bytes, Opening] = {}
         self._freed = asyncio.Event()
@@ -101,6 +98,10 @@ class SessionTable:
     @property
     def total_tokens(self) -> int:
         return self._pool.total_tokens
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever a session came or went."""
+        self._changed = changed
 
     def check(self) -> None:
         """Prove the books of the cache."""
@@ -250,3 +251,7 @@ class SessionTable:
     def _wake(self) -> None:
         self._freed.set()
         self._freed = asyncio.Event()
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

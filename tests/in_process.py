@@ -204,7 +204,7 @@ class Lab:
             shard_of(self.model_type, span.start, span.end), source.uid, source.name, "float32", LAYERS
         )
         pool, executor = KVPool(cache_tokens), InlineExecutor(self.loop)
-        table = SessionTable(pool, limits, lambda: None)
+        table = SessionTable(pool, limits)
         node = self.meadow.add(name, _nobody)
         service = Service(node, offer, table, executor, self.tasks)
         node.handler = service.handle
