@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from swarm.core.errors import NodeError
@@ -28,8 +29,13 @@ class Engine:
         ready.result()
 
     def _run(self, ready: Future[None]) -> None:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(self._main(ready))
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(self._main(ready))
+        except BaseException as error:
+            if ready.done():
+                raise
+            ready.set_exception(error)
 
     async def _main(self, ready: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -44,10 +50,14 @@ class Engine:
             NodeError: if the engine is closed.
         """
         loop = self._loop
-        if loop is None:
+        assert threading.current_thread() is not self._thread, "the engine's thread cannot wait for itself"
+        try:
+            if loop is None:
+                raise RuntimeError("closed")
+            future = asyncio.run_coroutine_threadsafe(work, loop)
+        except RuntimeError as error:  # also if its thread ends right now
             work.close()
-            raise NodeError(CLOSED)
-        future = asyncio.run_coroutine_threadsafe(work, loop)
+            raise NodeError(CLOSED) from error
         try:
             return future.result()
         except CancelledError as error:
@@ -60,7 +70,8 @@ class Engine:
         """Run `work` without waiting; does nothing once closed. Safe to call from garbage collection."""
         loop = self._loop
         if loop is not None:
-            loop.call_soon_threadsafe(self._spawn, work)
+            with suppress(RuntimeError):  # its thread ends right now
+                loop.call_soon_threadsafe(self._spawn, work)
 
     def _spawn(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         task = asyncio.get_running_loop().create_task(work())
@@ -68,15 +79,27 @@ class Engine:
         task.add_done_callback(self._background.discard)
 
     def close(self, last: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        """Run `last`, cancel what still runs and end the thread; idempotent."""
+        """Run `last`, cancel what still runs and end the thread; idempotent.
+
+        Garbage collection may call this on the engine's own thread: then it does not wait.
+        """
         loop = self._loop
         if loop is None:
+            return
+        if threading.current_thread() is self._thread:
+            self._spawn(lambda: self._end(last))
             return
         try:
             self.run(last())
         finally:
             loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(JOIN_TIMEOUT_S)
+
+    async def _end(self, last: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        try:
+            await last()
+        finally:
+            self._stop.set()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
