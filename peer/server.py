@@ -102,7 +102,7 @@ async def _serve(
         load = partial(Shard.load, source, place.span, dtype=place.dtype, device=device)
         shard = await executor.run(partial(load, quantize=config.quantize))
         name = precision_name(str(place.dtype).removeprefix("torch."), config.quantize)
-        offer = Offer(shard, source.uid, source.name, name, source.n_layers)
+        offer = Offer(shard, source.uid, source.short_name, name, source.n_layers)
         async with asyncio.TaskGroup() as tasks:
             sessions = SessionTable(KVPool(place.cache_tokens), config.limits)
             service = door.service = Service(node, offer, sessions, executor, tasks)
@@ -132,7 +132,7 @@ async def _choose_place(config: PeerConfig, source: ModelSource, device: torch.d
     span = config.layers
     if span is None:
         capacity = plan.layers_that_fit(config.cache_tokens, layers)
-        span = choose_span(await _view(node, source), layers, capacity)
+        span = choose_span(await _view(node, source), layers, capacity, together=source.inseparable)
     tokens = config.cache_tokens or plan.cache_tokens_that_fit(len(span))
     plan.check(len(span), tokens)
     return _Place(span, tokens, device, dtype)

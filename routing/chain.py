@@ -39,6 +39,7 @@ class ChainRequest:
         tokens: token rows (rows x positions) that every hop must have free.
         precision: the only one to use; None takes the precision with the cheapest chain.
         avoid: peers that are not used, whatever they announce.
+        together: layers that must run on one peer.
     """
 
     source: str
@@ -47,9 +48,12 @@ class ChainRequest:
     tokens: int = 1
     precision: str | None = None
     avoid: frozenset[str] = frozenset()
+    together: Span | None = None
 
     def objection(self, record: PeerRecord) -> str:
         """Why this peer cannot be used, in a few words; empty if it can."""
+        if record.span.cuts(self.together):
+            return f"cuts layers {self.together}, which must stay together"
         if record.peer_id in self.avoid:
             return "avoided after failures"
         if record.state is not PeerState.ONLINE:
@@ -127,7 +131,12 @@ def _terrain(peers: list[PeerRecord], span: Span, request: ChainRequest) -> Terr
         from_source_s=np.array([link_s(request.source, peer) for peer in ids]),
         to_sink_s=np.array([link_s(peer, request.sink) for peer in ids]),
         visits=room // max(request.tokens, 1),
+        enterable=np.array([_may_enter(layer, request.together) for layer in range(span.start, span.end)]),
     )
+
+
+def _may_enter(layer: int, together: Span | None) -> bool:
+    return together is None or not together.start < layer < together.end
 
 
 def _links(ids: list[str], links: LinkCost) -> NDArray[np.float64]:

@@ -46,6 +46,7 @@ class Terrain:
         links_s: `[P, P]` from peer to peer.
         from_source_s, to_sink_s: `[P]` from the start and to the end of the path.
         visits: `[P]` how many visits this peer has room for, at least 1.
+        enterable: `[L]` whether a path may change peers before this layer.
     """
 
     serves: Mask
@@ -55,6 +56,7 @@ class Terrain:
     from_source_s: Floats
     to_sink_s: Floats
     visits: NDArray[np.int64]
+    enterable: Mask
 
     def cost(self, path: Path) -> float:
         """What this path costs."""
@@ -103,13 +105,12 @@ def _relaxed_path(terrain: Terrain, serves: Mask) -> Path | None:
         return None
     sketch = _sweep(terrain, serves, width=_SKETCH_WIDTH, ceiling_s=np.inf)
     slack_s = 2 * _VISIT_S * len(serves)
-    return _sweep(
-        terrain, serves, width=len(terrain.layer_s), ceiling_s=terrain.cost(sketch) * (1 + 1e-9) + slack_s
-    )
+    ceiling_s = np.inf if sketch is None else terrain.cost(sketch) * (1 + 1e-9) + slack_s
+    return _sweep(terrain, serves, width=len(terrain.layer_s), ceiling_s=ceiling_s)
 
 
-def _sweep(terrain: Terrain, serves: Mask, *, width: int, ceiling_s: float) -> Path:
-    """The cheapest path that keeps the `width` cheapest peers of each boundary, if it costs at most `ceiling_s`."""
+def _sweep(terrain: Terrain, serves: Mask, *, width: int, ceiling_s: float) -> Path | None:
+    """The cheapest path among the `width` cheapest peers of each boundary that costs at most `ceiling_s`, if any."""
     ahead_s = _least_ahead(terrain, serves)
     entry_s = terrain.queue_s + _VISIT_S
     came_from = np.full(serves.shape, -1, dtype=np.int64)
@@ -122,14 +123,18 @@ def _sweep(terrain: Terrain, serves: Mask, *, width: int, ceiling_s: float) -> P
         through = terrain.links_s[np.ix_(reached, here)] + at[:, None]
         previous = through.argmin(axis=0)
         entered = through[previous, np.arange(here.size)] + entry_s[here]
+        if not terrain.enterable[layer]:
+            entered[:] = np.inf
         stayed = np.full(serves.shape[1], np.inf)
         stayed[reached] = at
         stays = stayed[here] <= entered
         came_from[layer, here] = np.where(stays, here, reached[previous])
         at = np.minimum(stayed[here], entered) + terrain.layer_s[here]
         reached = here
-    last = int(reached[(at + terrain.to_sink_s[reached]).argmin()])
-    return _trace_back(came_from, last)
+    total = at + terrain.to_sink_s[reached]
+    if not np.isfinite(total.min()):
+        return None
+    return _trace_back(came_from, int(reached[total.argmin()]))
 
 
 def _least_ahead(terrain: Terrain, serves: Mask) -> Floats:

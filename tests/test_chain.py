@@ -60,7 +60,14 @@ def every_chain(view: SwarmView, span: Span, request: ChainRequest) -> Iterator[
         runs = [(peer, [n for n, _ in run]) for peer, run in groupby(pairs, key=lambda pair: pair[1].peer_id)]
         visits = Counter(peer for peer, _ in runs)
         if all(view.by_id[peer].free_tokens >= n * request.tokens for peer, n in visits.items()):
-            yield tuple(Hop(peer, Span(layers[0], layers[-1] + 1)) for peer, layers in runs)
+            chain = tuple(Hop(peer, Span(layers[0], layers[-1] + 1)) for peer, layers in runs)
+            if not any(inside(hop.span.start, request.together) for hop in chain[1:]):
+                yield chain
+
+
+def inside(layer: int, together: Span | None) -> bool:
+    """Whether a cut before this layer would divide `together`."""
+    return together is not None and together.start < layer < together.end
 
 
 @st.composite
@@ -100,6 +107,7 @@ def requests(draw: st.DrawFn) -> ChainRequest:
         tokens=draw(st.sampled_from((10, 5, 1))),
         precision=draw(st.sampled_from((None, None, "float32", "bfloat16", "int8"))),
         avoid=frozenset(draw(st.sets(st.sampled_from(PEERS), max_size=1))),
+        together=draw(st.sampled_from((None, None, Span(1, 3), Span(2, 5), Span(0, 2)))),
     )
 
 
@@ -257,3 +265,14 @@ def test_the_error_names_the_layers_and_the_reason(
     with pytest.raises(SwarmUnavailable) as caught:
         find_chain(make_view(*records), Span(0, 12), replace(REQUEST, **changes))  # type: ignore[arg-type]
     assert str(caught.value) == message
+
+
+def test_a_chain_changes_peers_only_outside_of_layers_that_stay_together() -> None:
+    view = make_view(
+        make_record("front", (0, 6), 8, seconds_per_layer=0.1),
+        make_record("back", (2, 8), 8, seconds_per_layer=0.2),
+        make_record("cutting", (4, 8), 8, seconds_per_layer=0.0001),
+    )
+    assert [str(hop.span) for hop in find_chain(view, Span(0, 8), REQUEST).hops] == ["0:4", "4:8"]
+    held = find_chain(view, Span(0, 8), replace(REQUEST, together=Span(2, 6))).hops
+    assert held == (Hop("front", Span(0, 6)), Hop("back", Span(6, 8)))

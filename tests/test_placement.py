@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarm.core.errors import ModelError
 from swarm.core.span import Span
 from swarm.routing.placement import choose_span
 from swarm.routing.view import STAYING, SwarmView
@@ -101,3 +102,11 @@ def test_peers_of_other_precisions_can_be_left_out() -> None:
     )
     assert choose_span(view, 12, 6, precision="nf4") == Span(0, 6)
     assert choose_span(view, 12, 6, precision="float32") == Span(6, 12)
+
+
+def test_layers_that_stay_together_are_not_divided() -> None:
+    view = make_view(make_record("front", (0, 6), 12))
+    assert choose_span(view, 12, 4) == Span(6, 10)
+    assert choose_span(view, 12, 4, together=Span(8, 12)) == Span(8, 12)
+    with pytest.raises(ModelError, match="0:4 must stay together"):
+        choose_span(make_view(), 4, 3, together=Span(0, 4))

@@ -79,7 +79,9 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
             ModelConfig(os.fspath(model), revision, token, Path(cache_dir) if cache_dir is not None else None)
         )
         addresses = (peers,) if isinstance(peers, str) else tuple(peers)
-        network = Network(ModelFacts(source.uid, source.name, source.n_layers), addresses, config)
+        network = Network(
+            ModelFacts(source.uid, source.short_name, source.n_layers, source.inseparable), addresses, config
+        )
         try:
             chosen = _choose_dtype(source, dtype, network)
             loaded = load_client_model(source, network, dtype=chosen, device=device, mixin=cls)

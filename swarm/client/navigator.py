@@ -55,9 +55,13 @@ class NavigatorNode(Dialer, Protocol):
 class Navigator:
     """Plans chains for one model. For the event loop only."""
 
-    def __init__(self, node: NavigatorNode, model_uid: str, config: ClientConfig) -> None:
+    def __init__(
+        self, node: NavigatorNode, model_uid: str, config: ClientConfig, together: Span | None = None
+    ) -> None:
         self._node = node
         self._config = config
+        self._together = together
+        self._last_failure: dict[str, str] = {}
         self._latencies = LatencyTable()
         self._breaker = CircuitBreaker()
         self._refresher = Refresher(
@@ -110,6 +114,7 @@ class Navigator:
     def failed(self, peer_id: str, reason: str) -> None:
         """Leave this peer alone for a while."""
         logger.info("peer %s failed: %s", peer_id[-8:], reason)
+        self._last_failure[peer_id] = reason
         self._breaker.record_failure(peer_id, _now_s())
 
     def worked(self, peer_id: str) -> None:
@@ -157,6 +162,7 @@ class Navigator:
             tokens=request.tokens,
             precision=precision,
             avoid=self._breaker.open_peers(_now_s()),
+            together=self._together,
         )
 
     def _check_size(self, span: Span, tokens: int) -> None:
@@ -168,6 +174,11 @@ class Navigator:
                     f"serves layer {layer} holds {max(room)}: shorten the prompt or max tokens, or serve with a "
                     "larger --cache-tokens"
                 )
+
+    def _last_words(self) -> str:
+        """What peers that are avoided now said at last."""
+        avoided = sorted(self._breaker.open_peers(_now_s()) & self._last_failure.keys())
+        return "".join(f"; {peer_id[-8:]}: {self._last_failure[peer_id]}" for peer_id in avoided[:3])
 
     async def wait_for_plan(self, span: Span, request: ChainWish, deadline_s: float) -> Chain:
         """Like `plan`, but wait for peers until `deadline_s` (monotonic).
@@ -183,8 +194,8 @@ class Navigator:
                 left = deadline_s - _now_s()
                 if left <= 0:
                     raise SwarmUnavailable(
-                        f"{error} (waited {self._config.unavailable_timeout_s:g} s): start a peer for them with "
-                        "`swarm serve`, or try again later"
+                        f"{error} (waited {self._config.unavailable_timeout_s:g} s){self._last_words()}: start a peer "
+                        "for them with `swarm serve`, or try again later"
                     ) from error
                 if str(error) != told:
                     told = str(error)

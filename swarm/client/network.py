@@ -19,6 +19,7 @@ from swarm.client.stats import ClientStats
 from swarm.core.config import ClientConfig, NodeConfig
 from swarm.core.errors import ConfigError, SwarmUnavailable
 from swarm.core.precision import dtype_of
+from swarm.core.span import Span
 from swarm.routing.announcement import claims, decode
 from swarm.routing.chain import Chain, Hop
 from swarm.routing.records import BUCKETS, directory_key
@@ -31,11 +32,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """Which checkpoint the network is for."""
+    """Which checkpoint the network is for; the layers `together` must run on one peer."""
 
     uid: str
     name: str
     layers: int
+    together: Span | None = None
 
 
 class Network:
@@ -73,7 +75,7 @@ class Network:
         )
         facts = self._facts
         try:
-            navigator = Navigator(node, facts.uid, self._config)
+            navigator = Navigator(node, facts.uid, self._config, facts.together)
             await navigator.refresh()
             if not navigator.view.peers:
                 raise SwarmUnavailable(await _nobody(node, facts))

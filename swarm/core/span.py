@@ -34,6 +34,12 @@ class Span:
         """Whether every layer of `other` is in this span."""
         return self.start <= other.start and other.end <= self.end
 
+    def cuts(self, together: Span | None) -> bool:
+        """Whether this span holds some, but not all, of the layers that must stay together."""
+        if together is None or self.end <= together.start or together.end <= self.start:
+            return False
+        return not self.covers(together)
+
     @classmethod
     def parse(cls, text: str) -> Span:
         """Read `A:B`.

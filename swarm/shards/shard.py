@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,13 +15,14 @@ from swarm.core.errors import ConfigError, ModelError, RequestError
 from swarm.core.span import Span
 from swarm.shards.boundary import PROBE_ROWS, PROBE_TOKENS, Boundary, read_boundary
 from swarm.shards.cache import ShardCache
+from swarm.shards.flat_run import attention_configs
 from swarm.shards.quantize import state_bytes
+from swarm.shards.self_check import Batching, choose_batching
 from swarm.shards.session import ShardSession
 from swarm.shards.source import ModelSource
 from swarm.shards.span_loading import load_quantized_span, load_span
 from swarm.shards.span_run import SpanRun
 from swarm.shards.stack import (
-    cuts_inseparable,
     inseparable_layers,
     read_layer_call,
     stack_of,
@@ -42,6 +44,7 @@ class Shard(nn.Module):
     Attributes:
         bytes_read: what was read from the checkpoint's files.
         weight_bytes: memory of the weights.
+        quantized: whether some of the weights are quantized.
         cache_bytes_per_token: memory that one token of one row takes: keys and values of the span plus the kept output.
     """
 
@@ -68,6 +71,7 @@ class Shard(nn.Module):
                 module.__dict__["like"] = self._like
         self._runs: dict[Span, SpanRun] = {}
         tensors = [*model.parameters(), *model.buffers()]
+        self.quantized = state_bytes(model) > 0
         self.weight_bytes = sum(t.numel() * t.element_size() for t in tensors) + state_bytes(model)
         self.boundary = self._find_boundary()
         self.form = StepForm(
@@ -95,7 +99,7 @@ class Shard(nn.Module):
             raise ConfigError(
                 f"layers {span} asked for, but {source.name} has only layers 0:{source.n_layers}"
             )
-        if cuts_inseparable(span, source.inseparable):
+        if span.cuts(source.inseparable):
             raise ConfigError(
                 f"layers {source.inseparable} of {source.name} share keys and values and cannot be divided: "
                 f"serve all of them together, or layers below {source.inseparable and source.inseparable.start}"
@@ -121,7 +125,7 @@ class Shard(nn.Module):
         if not self.span.covers(span):
             raise RequestError(f"layers {span} asked for, but this shard holds {self.span}")
         together = inseparable_layers(self.config)
-        if cuts_inseparable(span, together):
+        if span.cuts(together):
             raise RequestError(f"layers {together} of this model share keys and values and cannot be divided")
         return ShardSession(self, self._run(span), self.new_cache(span, rollback=rollback), rollback=rollback)
 
@@ -137,6 +141,16 @@ class Shard(nn.Module):
             RequestError: naming the tensor and what was expected.
         """
         check_tensors(tensors, self.form, layers_ahead=len(self.window) - span.start)
+
+    @cached_property
+    def batching(self) -> Batching:
+        """How steps of several sessions run; the first use tries it out on the device, in the calling thread."""
+        return choose_batching(self)
+
+    @cached_property
+    def attention_configs(self) -> list[Any]:
+        """The configurations from which the layers read how they shall attend."""
+        return attention_configs(self.stack)
 
     def _run(self, span: Span) -> SpanRun:
         if span not in self._runs:

@@ -55,6 +55,11 @@ class ModelSource:
         return self._files.folder
 
     @property
+    def short_name(self) -> str:
+        """The name without the path of a local folder, of at most 256 characters: what is told to others."""
+        return (self.folder.resolve().name if Path(self.name).is_dir() else self.name)[-256:]
+
+    @property
     def n_layers(self) -> int:
         """How many decoder layers the model has."""
         text = stack.text_config(self.config)

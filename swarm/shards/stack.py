@@ -40,11 +40,6 @@ def inseparable_layers(config: PretrainedConfig) -> Span | None:
     return Span(min(producers, default=0), len(modes))
 
 
-def cuts_inseparable(span: Span, together: Span | None) -> bool:
-    """Whether `span` begins or ends inside of layers that must stay together."""
-    return together is not None and any(together.start < cut < together.end for cut in (span.start, span.end))
-
-
 def causal_class(config: PretrainedConfig) -> tuple[type[PreTrainedModel], PretrainedConfig]:
     """The class that `AutoModelForCausalLM` takes, and the configuration it wants.
 
