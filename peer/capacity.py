@@ -47,7 +47,7 @@ class MemoryPlan:
             cache = tokens * (self.kv_bytes + self.kept_bytes)
             raise ModelError(
                 f"not even one layer fits: it needs {_mib(self.layer_bytes)} and {tokens} tokens of cache "
-                f"{_mib(cache)}, {_mib(self.budget_bytes)} are usable: free memory, lower --cache-tokens, or use --quantize"
+                f"{_mib(cache)}, {_mib(self.budget_bytes)} are usable: free memory or lower --cache-tokens"
             )
         return min(fits, most)
 
