@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from swarm.cli.local_swarm import LocalPeer, LocalSwarm
+from swarm.bench.local_swarm import LocalPeer, LocalSwarm
 
 
 class Accident:

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from swarm import SwarmModel
+from swarm.bench.local_swarm import LocalSwarm
 from swarm.builtin.corpus import held_out_sums
 from swarm.cli.client_settings import DemoSettings
 from swarm.cli.completion import Completion, complete, load_tokenizer
 from swarm.cli.demo_accident import Accident
 from swarm.cli.event_loop import run_async
-from swarm.cli.local_swarm import LocalSwarm
 from swarm.cli.prompt import Prompt
 from swarm.cli.sampling import Sampling
 from swarm.cli.status_table import render

@@ -26,6 +26,7 @@ COMMANDS = {
     "bootstrap": "Run a node without layers, as a fixed address to join.",
     "check": "Compare a model cut into spans with the whole one.",
     "demo": "Try it: a small swarm on this machine that loses a peer.",
+    "bench": "Measure a swarm on this machine beside the local model.",
     "version": "Print the versions of this program and of what it builds on.",
 }
 

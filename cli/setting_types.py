@@ -119,6 +119,16 @@ def _all(check: Callable[[str], str]) -> Callable[[object], object]:
 
 
 Count = Annotated[int, Field(gt=0, lt=1 << 53), says("must be a positive integer")]
+Counts = Annotated[
+    tuple[Count, ...],
+    Field(min_length=1),
+    NoDecode,
+    BeforeValidator(_split),
+    says("must be positive integers, such as 1,4,16"),
+]
+DelayMs = Annotated[
+    float, Field(ge=0, le=10000, allow_inf_nan=False), says("must be milliseconds from 0 to 10000")
+]
 DemoLength = Annotated[int, Field(ge=40, le=1000), says("must be an integer from 40 to 1000")]
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False), says("must be seconds, more than 0")]
 Port = Annotated[int, Field(ge=0, le=65535), says("must be a port number from 0 (any free port) to 65535")]

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from swarm.cli.local_swarm import LocalSwarm
+from swarm.bench.local_swarm import LocalSwarm
 from swarm.core.errors import NodeError
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]

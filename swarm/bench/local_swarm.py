@@ -1,7 +1,8 @@
 """Peers as processes of this machine, for the demo and for benchmarks.
 
-Every peer runs `swarm serve` in a process group of its own, listens on 127.0.0.1, and writes its log and its ready
-file into one temporary folder. Leaving the context ends all of them and removes the folder.
+Every peer runs `swarm serve` in a process group of its own, listens on 127.0.0.1 unless its `Place` says otherwise,
+and writes its log and its ready file into one temporary folder. Leaving the context ends all of them and removes the
+folder.
 """
 
 from __future__ import annotations
@@ -26,12 +27,22 @@ import psutil
 import swarm
 from swarm.core.errors import NodeError
 
-HOST = "127.0.0.1"
 _PACKAGE_ROOT = Path(swarm.__file__).parent.parent
 _POLL_S = 0.05
 _LOG_TAIL_LINES = 5
 _HELPER_GRACE_S = 5.0
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a peer runs: the address it listens on, and what its command line begins with (`ip netns exec ...`)."""
+
+    host: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
+
+
+LOOPBACK = Place()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,11 @@ class LocalPeer:
     @property
     def running(self) -> bool:
         return self.process.poll() is None
+
+    @property
+    def peer_id(self) -> str:
+        """Its name in the swarm; only once it is ready."""
+        return str(json.loads(self.ready_file.read_text())["peer_id"])
 
     def log_tail(self) -> str:
         """The last lines of its log, as one line."""
@@ -62,21 +78,12 @@ class LocalSwarm:
         self._helpers: set[psutil.Process] = set()
         self.peers: list[LocalPeer] = []
 
-    def start(self, name: str, *arguments: str) -> LocalPeer:
+    def start(self, name: str, *arguments: str, place: Place = LOOPBACK) -> LocalPeer:
         """Start `swarm ARGUMENTS...` (a `serve` or `bootstrap` command) without waiting for it."""
         folder = Path(self._folder.name)
         ready_file, log_file = folder / f"{name}.json", folder / f"{name}.log"
-        command = [
-            sys.executable,
-            "-m",
-            "swarm.cli.main",
-            *arguments,
-            "--host",
-            HOST,
-            "--ready-file",
-            str(ready_file),
-        ]
-        command += ["--identity", str(folder / f"{name}.identity")]
+        command = [*place.prefix, sys.executable, "-m", "swarm.cli.main", *arguments, "--host", place.host]
+        command += ["--ready-file", str(ready_file), "--identity", str(folder / f"{name}.identity")]
         with log_file.open("wb") as log:
             process = subprocess.Popen(
                 command,
@@ -91,13 +98,19 @@ class LocalSwarm:
         return peer
 
     def serve(
-        self, name: str, model: str, layers: str, peers: Sequence[str] = (), *options: str
+        self,
+        name: str,
+        model: str,
+        layers: str,
+        peers: Sequence[str] = (),
+        *options: str,
+        place: Place = LOOPBACK,
     ) -> LocalPeer:
         """Start a peer that serves `layers` (`A:B`) of `model` and joins `peers`."""
         join = [part for address in peers for part in ("--peers", address)]
         return self.start(
             name, "serve", model, "--layers", layers, "--name", name, "--threads", str(self._threads),
-            "--device", "cpu", *join, *options,
+            "--device", "cpu", *join, *options, place=place,
         )  # fmt: skip
 
     def wait_ready(self, peer: LocalPeer, timeout_s: float = 120.0) -> list[str]:
@@ -124,6 +137,14 @@ class LocalSwarm:
         self._note_helpers()
         peer.process.kill()
 
+    def suspend(self, peer: LocalPeer) -> None:
+        """Stop the peer's process in its tracks (SIGSTOP); its p2pd runs on, as with a hung interpreter."""
+        peer.process.send_signal(signal.SIGSTOP)
+
+    def resume(self, peer: LocalPeer) -> None:
+        """Let a suspended peer go on."""
+        peer.process.send_signal(signal.SIGCONT)
+
     def stop(self, grace_s: float = 8.0) -> None:
         """Ask every peer to leave, end whatever of them is left after `grace_s`, and remove the folder."""
         with _undisturbed():
@@ -131,6 +152,7 @@ class LocalSwarm:
             for peer in self.peers:
                 if peer.running:
                     peer.process.terminate()
+                    self.resume(peer)  # a suspended one would not see the signal
             deadline = time.monotonic() + grace_s
             for peer in self.peers:
                 try:

@@ -1,0 +1,78 @@
+"""One generation with the moments at which its tokens came."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """New tokens of one sequence, and when each came, in seconds since the call."""
+
+    tokens: tuple[int, ...]
+    times: tuple[float, ...]
+
+    @property
+    def first_s(self) -> float:
+        """Until the first new token: opening the session, prefill, head."""
+        return self.times[0]
+
+    @property
+    def step_s(self) -> float:
+        """Mean seconds of a decode step: from the first new token to the last."""
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+
+
+@dataclass(slots=True)
+class Clock:
+    """A streamer that notes when tokens come. The first thing a streamer is given is the prompt."""
+
+    begun: float = field(default_factory=time.perf_counter)
+    times: list[float] = field(default_factory=list)
+    _prompt_passed: bool = False
+
+    def put(self, value: Tensor) -> None:
+        if self._prompt_passed:
+            self.times.append(time.perf_counter() - self.begun)
+        self._prompt_passed = True
+
+    def end(self) -> None:
+        """Nothing to flush."""
+
+
+class _At(StoppingCriteria):
+    """Never stops; calls `action` once, when `count` new tokens exist."""
+
+    def __init__(self, count: int, action: Callable[[], None]) -> None:
+        self._left = count
+        self._action = action
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+        self._left -= 1
+        if self._left == 0:
+            self._action()
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool)
+
+
+def timed(model: Any, ids: Tensor, tokens: int, at: tuple[int, Callable[[], None]] | None = None) -> Timed:
+    """Generate exactly `tokens` new ones, greedily; call `at[1]` once `at[0]` of them exist."""
+    torch.set_num_threads(1)  # of the calling thread
+    clock = Clock()
+    found = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        pad_token_id=0,
+        min_new_tokens=tokens,
+        max_new_tokens=tokens,
+        streamer=clock,
+        stopping_criteria=StoppingCriteriaList([] if at is None else [_At(*at)]),
+    )
+    return Timed(tuple(found[0, ids.shape[1] :].tolist()), tuple(clock.times))
