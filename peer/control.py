@@ -153,10 +153,14 @@ class Control:
         if session.next is None:
             raise RequestError("there is no next hop to replay to: relink first")
         with _acting(session):
-            return await self._replay_kept(session, message)
+            async with session.leaving:
+                return await self._replay_kept(session, message)
 
     async def _replay_kept(self, session: HopSession, message: Replay) -> Done:
-        """Send what the session has kept once everything queued for it has run."""
+        """Send what the session has kept once everything queued for it has run.
+
+        Pieces of the same step may still come in from the hop before; their outputs leave behind the replay.
+        """
         shard = session.shard
         state = await self._worker.ask(
             session, lambda: Done(request=message.request, length=shard.length, step=shard.last_step)
@@ -194,7 +198,7 @@ def _acting(session: HopSession) -> Iterator[None]:
 
 def _kept(shard: ShardSession, state: Done, start: int, end: int) -> StepTensors:
     """Runs in the device's thread, where the session does not change meanwhile."""
-    if (shard.length, shard.last_step) != (state.length, state.step):
+    if shard.last_step != state.step or shard.length < end:
         raise RequestError("the session went on while it was replayed")
     return shard.kept.slice(start, end)
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from swarm.core.config import PeerLimits
-from swarm.core.errors import PeerBusy, PeerUnreachable, RequestError, SessionLost
+from swarm.core.errors import PeerBusy, PeerUnreachable, RequestError, SessionBehind, SessionLost
 from swarm.peer.allowance import Allowance
 from swarm.peer.kv_pool import KVPool
 from swarm.shards.session import ShardSession
@@ -34,9 +34,10 @@ class HopSession:
         previous: peer that may send steps besides the client.
         next: where outputs go, with the link to there; None sends them to the client.
         reserved: token rows reserved in the pool.
-        promised: positions there will be when every step that was accepted has run.
+        promised: positions there will be when every step that was accepted has run; `newest` is the last of them.
         acting: whether a control message changes or replays it now.
         reporting: whether a failure of the next hop is on its way to the client.
+        leaving: held by whatever is sent on; a replay holds it from its first piece to its last.
     """
 
     id: bytes
@@ -49,8 +50,10 @@ class HopSession:
     last_used_s: float
     inside: Allowance = field(default_factory=lambda: Allowance(MOST_BYTES_INSIDE))
     promised: int = 0
+    newest: int = -1
     acting: bool = False
     reporting: bool = False
+    leaving: asyncio.Lock = field(default_factory=asyncio.Lock)
     closed: bool = False
 
 
@@ -209,15 +212,16 @@ class SessionTable:
 
     # growing and ending -------------------------------------------------------------------------------------------
 
-    def grow(self, session: HopSession, rows: int, start: int, end: int) -> None:
-        """Make sure that there is room for a step of `rows` over positions `[start, end)`.
+    def grow(self, session: HopSession, number: int, rows: int, reach: range) -> None:
+        """Make sure that there is room for step `number` of `rows` over positions `reach`.
 
         Raises:
-            RequestError: if positions before it are missing.
+            SessionBehind: if positions before it are missing.
             PeerBusy: if there is no room.
         """
+        start, end = reach.start, reach.stop
         if start > session.promised:
-            raise RequestError(f"step starts at position {start}, but only {session.promised} are cached")
+            raise SessionBehind(f"step starts at position {start}, but only {session.promised} are cached")
         tokens = rows * end
         if tokens > session.reserved:
             if not self._pool.acquire(session.id, tokens):
@@ -226,7 +230,8 @@ class SessionTable:
                     f"{self._pool.free_tokens} of {self._pool.total_tokens} are free"
                 )
             session.reserved = tokens
-        session.promised = max(session.promised, end)
+        session.promised = end if number > session.newest else max(session.promised, end)
+        session.newest = max(session.newest, number)
 
     def remove(self, session: HopSession) -> None:
         """Forget a session and free its pages; harmless if it is gone already."""

@@ -67,8 +67,8 @@ class Stepping:
         try:
             session = self.table.fed_by(link.peer_id, message.session)
             tensors = check_step(message, unpack(message.tensors, payload), self._offer, self.table.limits)
-            end = message.start + tensors.tokens
-            self.table.grow(session, tensors.rows, message.start, end)
+            reach = range(message.start, message.start + tensors.tokens)
+            self.table.grow(session, message.number, tensors.rows, reach)
             await session.inside.acquire(payload.nbytes)
             if session.closed:
                 raise SessionLost("the session was closed")
@@ -113,9 +113,10 @@ class Stepping:
     async def _deliver(self, finished: Finished) -> None:
         session, message = finished.session, finished.message
         try:
-            if not session.closed:
-                session.last_used_s = asyncio.get_running_loop().time()
-                await self._pass_on(finished)
+            async with session.leaving:
+                if not session.closed:
+                    session.last_used_s = asyncio.get_running_loop().time()
+                    await self._pass_on(finished)
         except SwarmError as error:  # an output that is too large for a frame
             await _send(session.client, _failed(session.id, message.number, error))
         finally:

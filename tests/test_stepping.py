@@ -12,7 +12,7 @@ import torch
 from swarm.core.errors import PeerBusy, RequestError, SessionLost
 from swarm.shards.session import ShardSession
 from swarm.shards.step import Step, StepTensors
-from swarm.wire.messages import Done, Output, Relink, Replay, Replayed, StepFailed
+from swarm.wire.messages import Done, Output, Relink, Replay, Replayed, StepFailed, StepMessage
 from tests.callers import OTHER, SESSION, Caller, alone, next_hop, states
 from tests.in_process import Lab
 
@@ -194,3 +194,33 @@ def test_a_client_that_does_not_read_is_cut_off_and_others_are_served_meanwhile(
     assert at_peer.closed
     assert session.inside.used_bytes == 0
     assert isinstance(other.send(1, 3, states(1), session=OTHER), Output)
+
+
+def test_outputs_of_pieces_that_come_in_during_a_replay_leave_behind_it(lab: Lab) -> None:
+    """As after a death in the middle of a long prompt: pieces are still on their way from the hop before."""
+    owner, neighbour, device = Caller(lab, "User"), Caller(lab, "neighbour"), lab.peers["A"].executor
+    owner.open(next=next_hop("neighbour", OTHER))
+    owner.send(0, 0, states(4))
+    neighbour.received.clear()
+    device.held = True
+    replaying = owner.start(REPLAY)
+    lab.settle()
+    owner.send(0, 4, states(2))
+    device.release()
+    assert lab.do(replaying).length == 4
+    lab.settle()
+    sent = [(m.start, m.replay is not None) for m, _ in neighbour.received if isinstance(m, StepMessage)]
+    assert sent == [(0, True), (1, True), (2, True), (3, True), (4, False)]
+
+
+def test_a_step_beyond_what_is_cached_is_told_apart_from_one_that_can_never_work(lab: Lab) -> None:
+    owner = Caller(lab, "User")
+    owner.open()
+    owner.send(0, 0, states(4))
+    refusal = owner.send(1, 5, states(1))
+    assert isinstance(refusal, StepFailed)
+    assert (refusal.kind, refusal.message) == ("behind", "step starts at position 5, but only 4 are cached")
+    owner.send(2, 1, states(1))
+    refusal = owner.send(3, 4, states(1))
+    assert isinstance(refusal, StepFailed)
+    assert refusal.message == "step starts at position 4, but only 2 are cached", "after the roll-back"

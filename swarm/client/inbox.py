@@ -110,6 +110,8 @@ class Inbox:
         """A failure names the hop that noticed it, and perhaps a neighbour that is the cause."""
         if expectation.number is not None and message.number != expectation.number:
             return
+        if message.kind == "behind":
+            return  # a piece from before a repair overtook those that are sent again: they are on their way
         if message.peer is None:
             expectation.fail(error_of(message.kind, message.message, hop.peer_id))
         elif any(other.peer_id == message.peer for other in expectation.hops):

@@ -12,6 +12,7 @@ SwarmError
     ├── PeerBusy           full or draining: it refuses new work
     ├── PeerIncompatible   other protocol version, other checkpoint, malformed messages
     ├── SessionLost        it does not know the session (restarted, idle limit)
+    ├── SessionBehind      its session lacks positions before the step: send them first
     └── NextUnreachable    it cannot reach the next hop: carry that edge yourself
 """
 
@@ -72,6 +73,10 @@ class PeerIncompatible(PeerError):
 
 class SessionLost(PeerError):
     """The peer does not hold this session any more."""
+
+
+class SessionBehind(PeerError):
+    """The session lacks positions before those of the step; the error names both."""
 
 
 class NextUnreachable(PeerError):

@@ -8,6 +8,7 @@ from swarm.core.errors import (
     PeerError,
     PeerIncompatible,
     RequestError,
+    SessionBehind,
     SessionLost,
     SwarmError,
 )
@@ -18,6 +19,7 @@ _MAX_TEXT = 2000
 _KIND_OF: tuple[tuple[type[SwarmError], FailureKind], ...] = (
     (PeerBusy, "busy"),
     (SessionLost, "session_lost"),
+    (SessionBehind, "behind"),
     (PeerIncompatible, "incompatible"),
     (RequestError, "request"),
     (NextUnreachable, "next_unreachable"),
@@ -45,6 +47,8 @@ def error_of(kind: FailureKind, message: str, peer_id: str, retry_after_s: float
             return PeerBusy(message, peer_id, retry_after_s)
         case "session_lost":
             return SessionLost(message, peer_id)
+        case "behind":
+            return SessionBehind(message, peer_id)
         case "incompatible":
             return PeerIncompatible(message, peer_id)
         case "request":

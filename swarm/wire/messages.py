@@ -30,7 +30,9 @@ Position = Annotated[int, Field(ge=0, le=MAX_POSITION)]
 Number = Annotated[int, Field(ge=0, lt=1 << 53)]
 Text = Annotated[str, Field(max_length=2000)]
 DType = Literal["float32", "bfloat16", "float16", "int64", "bool"]
-FailureKind = Literal["busy", "session_lost", "incompatible", "request", "next_unreachable", "internal"]
+FailureKind = Literal[
+    "busy", "session_lost", "behind", "incompatible", "request", "next_unreachable", "internal"
+]
 
 
 class Message(BaseModel):
