@@ -46,6 +46,14 @@ class GenerateSettings(PeersSettings, ModelSettings):
     stop: Annotated[
         tuple[Text, ...], Shown("TEXT"), Field(description="Stop at this text; may be given several times.")
     ] = ()
+    speculate: Annotated[
+        Text,
+        Shown("auto|off|ngram|MODEL"),
+        Field(
+            description="Draft tokens and verify several at once: from the text itself (ngram; auto where that is "
+            "possible and no --seed asks for the same sampled text again), or by a small MODEL on this machine."
+        ),
+    ] = "auto"
     chat: Annotated[Switch | None, Field(description="Put the prompt into the model's chat template.")] = None
     system: Annotated[Text | None, Field(description="System message of the chat; implies --chat.")] = None
     json_output: Annotated[

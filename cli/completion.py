@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer, StoppingCriteria, StoppingCriteriaList, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList, set_seed
 
 from swarm.cli.prompt import Prompt
 from swarm.cli.sampling import Sampling
@@ -68,6 +68,21 @@ def load_tokenizer(model: ModelConfig) -> Any:
     except (OSError, ValueError, KeyError, ImportError) as exc:
         reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
         raise ModelError(f"{model.name} has no tokenizer that can be used: {reason}") from exc
+
+
+def load_assistant(model: ModelConfig) -> Any:
+    """A whole model on this machine, to draft for the big one.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    source = ModelSource.open(model)
+    for name in sorted(set(source.weight_map.values())):
+        source.file(name)
+    try:
+        return AutoModelForCausalLM.from_pretrained(source.folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as exc:
+        raise ModelError(f"{model.name} cannot be loaded to draft: {str(exc).splitlines()[0]}") from exc
 
 
 def complete(

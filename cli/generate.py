@@ -13,6 +13,7 @@ from swarm.cli.client_settings import GenerateSettings
 from swarm.cli.options import command_of
 from swarm.cli.prompt import Prompt, read_prompt
 from swarm.cli.sampling import Sampling
+from swarm.core.config import ModelConfig
 
 if TYPE_CHECKING:
     from swarm import SwarmModel
@@ -93,9 +94,23 @@ def _complete(model: SwarmModel, settings: GenerateSettings, prompt: Prompt, out
         settings.top_k,
         settings.seed,
         settings.stop,
+        _speculation(settings),
     )
     tokenizer = load_tokenizer(settings.model_source())
     return complete(model, tokenizer, prompt, sampling, output.show)
+
+
+def _speculation(settings: GenerateSettings) -> Any:
+    """The `speculate` option of `SwarmModel.generate`: a word, or a local model that drafts."""
+    if settings.speculate == "auto" and settings.seed is not None:
+        return "off"  # how much is drafted depends on timing, and with it which random numbers are drawn
+    if settings.speculate in ("auto", "off", "ngram"):
+        return settings.speculate
+    from swarm.cli.completion import load_assistant
+
+    return load_assistant(
+        ModelConfig(settings.speculate, settings.revision, settings.token, settings.cache_dir)
+    )
 
 
 def _as_json(output: Output, completion: Completion, load_s: float) -> dict[str, Any]:
@@ -109,6 +124,8 @@ def _as_json(output: Output, completion: Completion, load_s: float) -> dict[str,
         "chain": [{"peer_id": h.peer_id, "name": name(h.peer_id), "span": str(h.span)} for h in output.hops],
         "failovers": stats.failovers,
         "stalled_s": round(stats.stalled_s, 4),
+        "drafted_tokens": stats.drafted_tokens,
+        "accepted_tokens": stats.accepted_tokens,
     }
 
 

@@ -10,7 +10,8 @@ from typing import Any
 class Sampling:
     """None leaves a value to the model's own generation settings; `temperature` 0 is greedy.
 
-    The text ends before the first of `stops`.
+    The text ends before the first of `stops`. `speculate` is the option of `SwarmModel.generate`, which local models
+    do not have: None leaves it out.
     """
 
     max_tokens: int
@@ -19,10 +20,13 @@ class Sampling:
     top_k: int | None = None
     seed: int | None = None
     stops: tuple[str, ...] = ()
+    speculate: Any = None
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `generate()`."""
         chosen: dict[str, Any] = {"max_new_tokens": self.max_tokens}
+        if self.speculate is not None:
+            chosen["speculate"] = self.speculate
         if self.temperature == 0:
             return chosen | {"do_sample": False}
         given = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}

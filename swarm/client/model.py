@@ -13,6 +13,7 @@ import torch
 
 from swarm.client.network import ModelFacts, Network
 from swarm.client.shared import LoadedModel
+from swarm.client.speculation import Speculation
 from swarm.client.stats import ClientStats
 from swarm.core.config import ClientConfig, ModelConfig, Precision
 from swarm.core.errors import ConfigError, PeerIncompatible
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     class _Base(PreTrainedModel):  # type: ignore[no-untyped-call]
-        """What every instance is besides a `SwarmModel`; transformers' own signature of `generate` names a protocol."""
+        """What every instance is besides a `SwarmModel`; transformers' own signatures name a protocol."""
 
-        def generate(self, *args: Any, **kwargs: Any) -> Any: ...
+        def generate(self, inputs: torch.Tensor | None = None, **options: Any) -> Any: ...
+
+        def _get_candidate_generator(self, generation_config: Any, *args: Any, **kwargs: Any) -> Any: ...
 
 else:
     _Base = object
@@ -43,10 +46,12 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
     Attributes:
         swarm: the network it runs on.
         source_name: the model as it was asked for.
+        speculation: what it has learned about drafting.
     """
 
     swarm: Network
     source_name: str
+    speculation: Speculation
 
     @classmethod
     def from_pretrained(  # type: ignore[override] # other arguments, on purpose
@@ -95,7 +100,30 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
             loaded, network.close
         )  # a model that nobody closed leaves when it is collected, or at exit
         loaded.__dict__["source_name"] = source.name
+        traits = layers.__dict__["traits"]
+        loaded.__dict__["speculation"] = Speculation(network.stats, traits.croppable)
         return cast(Self, loaded)
+
+    def generate(self, inputs: torch.Tensor | None = None, *, speculate: Any = "off", **options: Any) -> Any:
+        """transformers' `generate`, and one more option.
+
+        Args:
+            speculate: `ngram` drafts tokens from the text itself and verifies several in one pass through the chain,
+                `auto` does so where that is possible, `off` does not; an assistant model drafts by itself.
+
+        Raises:
+            ConfigError: if this speculation is not possible here.
+            SwarmUnavailable: if layers stay unserved; nothing of the cache is lost.
+        """
+        given = inputs if inputs is not None else options.get("input_ids", options.get("inputs_embeds"))
+        rows = 1 if given is None else given.shape[0]
+        with self.speculation.arranged(speculate, options, rows) as arguments:
+            return super().generate(inputs, **arguments)
+
+    def _get_candidate_generator(self, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.speculation.drafts_ngrams:
+            return self.speculation.drafts(generation_config.max_length, generation_config._eos_token_tensor)
+        return super()._get_candidate_generator(generation_config, *args, **kwargs)
 
     @property
     def chain(self) -> Chain | None:

@@ -13,6 +13,7 @@ class ClientStats:
         steps: steps that were answered.
         failovers: repairs of a chain that had answered before.
         replayed_tokens: positions sent again into replacements.
+        drafted_tokens, accepted_tokens: of speculative decoding.
         stalled_s: seconds that steps spent in repairs, waiting for missing layers included.
     """
 
@@ -20,3 +21,5 @@ class ClientStats:
     failovers: int = 0
     replayed_tokens: int = 0
     stalled_s: float = 0.0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
