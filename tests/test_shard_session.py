@@ -201,7 +201,7 @@ def test_a_step_that_does_not_fit_is_refused_and_changes_nothing(step: Step, wor
 def test_a_session_whose_step_broke_half_way_says_that_it_is_lost() -> None:
     session = load_shards("llama", [Span(1, 4)])[0].open(Span(1, 4), rollback=False)
     feed(session, 0, 0, hidden(4))
-    layer: Any = session._shard.window[2]
+    layer: Any = session.shard.window[2]
     handle = layer.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
         feed(session, 1, 4, hidden(1))

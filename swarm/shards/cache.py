@@ -16,7 +16,13 @@ from swarm.core.errors import RequestError
 from swarm.shards.room import GrowingSlidingLayer, forgets_cleanly, held_bytes, with_room
 
 
-class ShardCache(DynamicCache):
+class SpanCache(DynamicCache):
+    """What a span runs with; `seen` counts the tokens of the session."""
+
+    seen = 0
+
+
+class ShardCache(SpanCache):
     """Cache of the layers in `owned`; layer numbers are global, `seen` counts the tokens of the session."""
 
     def __init__(self, config: PretrainedConfig, owned: set[int], *, rollback: bool) -> None:

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,11 +42,11 @@ class ShardSession:
     """The state of one sequence batch on layers `span` of a shard."""
 
     def __init__(self, shard: Shard, run: SpanRun, cache: ShardCache, *, rollback: bool) -> None:
-        self._shard = shard
-        self._run = run
-        self._cache = cache
-        self._mask: Tensor | None = None  # [B, length] on the device; None until the first padding
-        self._broken = False
+        self.shard = shard
+        self.run = run
+        self.cache = cache
+        self.mask: Tensor | None = None  # [B, length] on the device; None until the first padding
+        self._lost = False
         self.span: Span = run.span
         self.rollback = rollback
         self.length = 0
@@ -56,7 +58,7 @@ class ShardSession:
     @property
     def nbytes(self) -> int:
         """Memory of the cache and of the kept outputs."""
-        return self._cache.nbytes + self.kept.nbytes
+        return self.cache.nbytes + self.kept.nbytes
 
     def apply(self, step: Step) -> StepTensors:
         """Run one step through the span; the result (on the CPU) is what the next hop receives.
@@ -65,16 +67,63 @@ class ShardSession:
             RequestError: if the step does not fit the session; the session stays as it was.
             SessionLost: if an earlier step failed half-way, so that the cache cannot be trusted.
         """
-        if self._broken:
+        kept = self.prepare(step)
+        if kept is not None:
+            return kept
+        return self.commit(step, self.compute(step))
+
+    def compute(self, step: Step) -> StepTensors:
+        """The middle of `apply`: run a prepared step."""
+        with self._or_lost():
+            return self.run(step.tensors, self.cache, self.mask)
+
+    def prepare(self, step: Step) -> StepTensors | None:
+        """The first half of `apply`: the kept outputs if `step` is repeated and nothing has to run.
+
+        Otherwise cache and mask become what the run needs; `compute` (or a batch) and `commit`, or `lose` must follow.
+
+        Raises:
+            RequestError, SessionLost: as `apply`.
+        """
+        if self._lost:
             raise SessionLost("an earlier step failed inside of the layers; the session must be rebuilt")
         if step.number == self.last_step and step.start < self.length:
             return self._again(step)
         self._check(step)
+        with self._or_lost():
+            if step.start < self.length:
+                self._roll_back(step.start)
+            else:
+                self.cache.forget_past()
+            if step.select_rows is not None and self.length:
+                self._select(step.select_rows)
+            self._extend_mask(step.tensors)
+        return None
+
+    def commit(self, step: Step, output: StepTensors) -> StepTensors:
+        """The last half of `apply`: the prepared step has run, and `output` is what came out."""
+        count = step.tensors.tokens
+        with self._or_lost():
+            self.kept.append(output)
+        self.cache.seen += count
+        self.counters.tokens += count
+        self.counters.steps += 1
+        self.rows = step.tensors.rows
+        self.length += count
+        self.last_step = step.number
+        return output
+
+    def lose(self) -> None:
+        """A prepared step failed half-way: the cache cannot be trusted any more."""
+        self._lost = True
+
+    @contextmanager
+    def _or_lost(self) -> Iterator[None]:
         try:
             with torch.inference_mode():
-                return self._advance(step)
+                yield
         except BaseException:
-            self._broken = True
+            self.lose()
             raise
 
     def _again(self, step: Step) -> StepTensors:
@@ -89,7 +138,7 @@ class ShardSession:
         """Refuse what cannot work, before anything is changed."""
         if step.number < self.last_step:
             raise RequestError(f"step {step.number} came after step {self.last_step}")
-        limit = self._shard.traits.position_limit
+        limit = self.shard.traits.position_limit
         if limit is not None and step.start + step.tensors.tokens > limit:
             raise RequestError(
                 f"position {step.start + step.tensors.tokens - 1} is beyond the {limit} positions this model has"
@@ -104,56 +153,37 @@ class ShardSession:
                 raise RequestError(f"select_rows names {len(step.select_rows)} rows, the tensors have {rows}")
         elif step.start and rows != self.rows:
             raise RequestError(f"the session has {self.rows} rows, the step brings {rows}")
-        self._shard.check(step.tensors, self.span)
+        self.shard.check(step.tensors, self.span)
         if 0 < step.start < self.length:
-            self._cache.check_rollback(step.start)
-
-    def _advance(self, step: Step) -> StepTensors:
-        if step.start < self.length:
-            self._roll_back(step.start)
-        else:
-            self._cache.forget_past()
-        if step.select_rows is not None and self.length:
-            self._select(step.select_rows)
-        tensors, count = step.tensors, step.tensors.tokens
-        self._extend_mask(tensors)
-        output = self._run(tensors, self._cache, self._mask)
-        self._cache.seen += count
-        self.kept.append(output)
-        self.counters.tokens += count
-        self.counters.steps += 1
-        self.rows = tensors.rows
-        self.length += count
-        self.last_step = step.number
-        return output
+            self.cache.check_rollback(step.start)
 
     def _roll_back(self, length: int) -> None:
         if length == 0:
-            self._cache = self._shard.new_cache(self.span, rollback=self.rollback)
-            self._mask = None
+            self.cache = self.shard.new_cache(self.span, rollback=self.rollback)
+            self.mask = None
         else:
-            self._cache.roll_back(length)
-            if self._mask is not None:
-                self._mask = self._mask[:, :length]
+            self.cache.roll_back(length)
+            if self.mask is not None:
+                self.mask = self.mask[:, :length]
         self.kept.truncate(length)
         self.length = length
 
     def _select(self, rows: tuple[int, ...]) -> None:
-        index = torch.tensor(rows, dtype=torch.long, device=self._shard.device)
-        self._cache.select_rows(index)
-        if self._mask is not None:
-            self._mask = self._mask.index_select(0, index)
+        index = torch.tensor(rows, dtype=torch.long, device=self.shard.device)
+        self.cache.select_rows(index)
+        if self.mask is not None:
+            self.mask = self.mask.index_select(0, index)
         self.kept.select_rows(rows)
         self.rows = len(rows)
 
     def _extend_mask(self, tensors: StepTensors) -> None:
-        if self._mask is None and tensors.mask is None:
+        if self.mask is None and tensors.mask is None:
             return
-        device, rows = self._shard.device, tensors.rows
-        past = self._mask
+        device, rows = self.shard.device, tensors.rows
+        past = self.mask
         if past is None:
             past = torch.ones(rows, self.length, dtype=torch.long, device=device)
         new = tensors.mask
         if new is None:
             new = torch.ones(rows, tensors.tokens, dtype=torch.long)
-        self._mask = torch.cat([past, new.to(device=device, dtype=torch.long)], dim=1)
+        self.mask = torch.cat([past, new.to(device=device, dtype=torch.long)], dim=1)

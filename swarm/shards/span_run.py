@@ -13,7 +13,7 @@ from torch import Tensor
 
 from swarm.core.errors import ModelError
 from swarm.core.span import Span
-from swarm.shards.cache import ShardCache
+from swarm.shards.cache import ShardCache, SpanCache
 from swarm.shards.step import StepTensors
 from swarm.shards.window import Slot, SpanDone
 
@@ -42,6 +42,12 @@ class SpanRun:
 
     def __call__(self, tensors: StepTensors, cache: ShardCache, mask: Tensor | None) -> StepTensors:
         """Tensors at the boundary after the span, on the CPU. `mask` is `[B, cached + new]` or None."""
+        return self.passed_on(tensors, *self.forward(tensors, cache, mask))
+
+    def forward(
+        self, tensors: StepTensors, cache: SpanCache, mask: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Hidden state and carried values after the span, on the CPU."""
         boundary = self._shard.boundary
         self._slot.hidden = boundary.from_wire(self._moved(tensors.hidden))
         self._slot.carry = tuple(None if t is None else t.to(self._shard.device) for t in tensors.carry)
@@ -51,7 +57,7 @@ class SpanRun:
         try:
             self._stack(**self._arguments(tensors, cache, mask))
         except SpanDone as done:
-            return self._passed_on(tensors, done.output)
+            return self._taken(done.output)
         finally:
             self._window.show(None)
             self._slot.hidden, self._slot.carry = None, ()
@@ -73,7 +79,7 @@ class SpanRun:
     def _moved(self, value: Tensor) -> Tensor:
         return value.to(device=self._shard.device, dtype=self._shard.dtype)
 
-    def _arguments(self, tensors: StepTensors, cache: ShardCache, mask: Tensor | None) -> dict[str, Any]:
+    def _arguments(self, tensors: StepTensors, cache: SpanCache, mask: Tensor | None) -> dict[str, Any]:
         arguments: dict[str, Any] = {self._cache_name: cache, "use_cache": True}
         device = self._shard.device
         if self._takes_mask and mask is not None:
@@ -114,18 +120,25 @@ class SpanRun:
         stack.get_per_layer_inputs = lambda *args, **kwargs: None
         stack.project_per_layer_inputs = lambda *args, **kwargs: full
 
-    def _passed_on(self, tensors: StepTensors, output: Any) -> StepTensors:
+    def _taken(self, output: Any) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """What of a layer's output goes on."""
         carry: tuple[Tensor | None, ...] = ()
         hidden = output
         if self._call.returns_tuple:
             hidden = output[0]
             rest = zip(output[1:], self._call.carried, strict=False)
             carry = tuple(value.cpu() if fed and value is not None else None for value, fed in rest)
+        return self._shard.boundary.to_wire(hidden).cpu(), carry
+
+    def passed_on(
+        self, tensors: StepTensors, hidden: Tensor, carry: tuple[Tensor | None, ...] = ()
+    ) -> StepTensors:
+        """The input `tensors` as they are at the boundary after the span."""
         per_layer = tensors.per_layer
         if per_layer is not None:
             per_layer = per_layer[:, :, len(self.span) :] if self.span.end < self._model_layers else None
         return StepTensors(
-            hidden=self._shard.boundary.to_wire(hidden).cpu(),
+            hidden=hidden,
             mask=tensors.mask,
             positions=tensors.positions,
             token_ids=tensors.token_ids,

@@ -1,0 +1,81 @@
+"""One round of steps of several sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from swarm.shards.flat_run import Item, can_join, run_flat
+from swarm.shards.step import StepTensors
+
+Outcome = StepTensors | Exception
+
+
+def apply_batch(items: Sequence[Item]) -> list[Outcome]:
+    """What `ShardSession.apply` would return or raise for each of `items`, which are of different sessions.
+
+    Steps through the same layers run in one forward where the shard's `batching` is flat. A step that is refused
+    drops out alone; a forward that fails is the failure of every session that was in it, and of no other.
+    """
+    assert len({id(session) for session, _ in items}) == len(items), "one step per session"
+    outcomes: list[Outcome | None] = [None] * len(items)
+    groups: dict[tuple[int, int, int], list[int]] = {}
+    for index, (session, _) in enumerate(items):
+        key = (id(session.shard), session.span.start, session.span.end)
+        groups.setdefault(key, []).append(index)
+    for indices in groups.values():
+        chosen = [items[index] for index in indices]
+        for index, outcome in zip(indices, _apply_group(chosen), strict=True):
+            outcomes[index] = outcome
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def _apply_group(items: Sequence[Item]) -> list[Outcome]:
+    if len(items) == 1 or items[0][0].shard.batching != "flat":
+        return [_apply(item) for item in items]
+    outcomes: list[Outcome | None] = [_prepare(item) for item in items]
+    waiting = [index for index, outcome in enumerate(outcomes) if outcome is None]
+    together = [index for index in waiting if can_join(items[index])]
+    groups = [together, *([index] for index in waiting if index not in together)]
+    for group in filter(None, groups):
+        for index, outcome in zip(group, _run([items[index] for index in group]), strict=True):
+            outcomes[index] = outcome
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def _apply(item: Item) -> Outcome:
+    session, step = item
+    try:
+        return session.apply(step)
+    except Exception as error:
+        return error
+
+
+def _prepare(item: Item) -> Outcome | None:
+    session, step = item
+    try:
+        return session.prepare(step)
+    except Exception as error:
+        return error
+
+
+def _run(items: Sequence[Item]) -> list[Outcome]:
+    """Run prepared steps, together if there are several."""
+    try:
+        if len(items) == 1:
+            session, step = items[0]
+            outputs = [session.compute(step)]
+        else:
+            outputs = run_flat(items)
+    except Exception as error:
+        for session, _ in items:
+            session.lose()
+        return [error] * len(items)
+    return [_commit(item, output) for item, output in zip(items, outputs, strict=True)]
+
+
+def _commit(item: Item, output: StepTensors) -> Outcome:
+    session, step = item
+    try:
+        return session.commit(step, output)
+    except Exception as error:
+        return error

@@ -1,0 +1,214 @@
+"""Attention over several sessions at once: each looks at its own cache only.
+
+All new tokens of a batch stand in one row, `[1, T, hidden]`. What a layer does to single tokens happens once for all
+of them; where tokens look at others, `attend` takes the row apart again.
+
+Shapes: T tokens of the batch, B rows and n tokens per row of one session, H query heads, K key heads, S visible keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from swarm.shards.cache import SpanCache
+
+FLAT = "swarm_flat"  # no mask function has this name: transformers makes no masks then
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The part of a batch that belongs to one session; `mask` is `[B, cached + new]` or None."""
+
+    rows: int
+    tokens: int
+    layers: Sequence[Any]
+    mask: Tensor | None
+    visible: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return self.rows * self.tokens
+
+    def per_row(self, states: Tensor) -> Tensor:
+        """`[1, heads, B n, D]` as `[B, heads, n, D]`."""
+        if self.rows == 1:
+            return states
+        return states.reshape(states.shape[1], self.rows, self.tokens, -1).transpose(0, 1)
+
+    def visibility(self, keys: int, window: int | None, device: torch.device) -> Tensor | None:
+        """Which of the last `keys` keys each new token sees, `[n, S]` or `[B, 1, n, S]`; None if all of them."""
+        found = self.visible.get((keys, window), self)
+        if found is self:
+            found = self.visible[keys, window] = self._see(keys, window, device)
+        assert found is None or isinstance(found, Tensor)
+        return found
+
+    def _see(self, keys: int, window: int | None, device: torch.device) -> Tensor | None:
+        if self.tokens == 1 and self.mask is None:
+            return None
+        own = torch.arange(keys - self.tokens, keys, device=device)[:, None]
+        past = torch.arange(keys, device=device)
+        seen = past <= own
+        if window is not None:
+            seen &= past > own - window
+        if self.mask is None:
+            return seen
+        unpadded = self.mask[:, None, None, -keys:].bool()
+        return (seen & unpadded) | (past == own)  # padding sees itself, or its output would not be a number
+
+
+class FlatCache(SpanCache):
+    """Hands the keys and values of each segment to its session's own cache."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        super().__init__()
+        self.segments = segments
+        self.sizes = [segment.size for segment in segments]
+        self.window: int | None = None  # of the layer that was updated last
+        self._states: list[tuple[Tensor, Tensor]] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Keep what every session sees for `take`; returns only the new states, side by side."""
+        keys = torch.split(key_states, self.sizes, dim=2)
+        values = torch.split(value_states, self.sizes, dim=2)
+        self._states = [
+            segment.layers[layer_idx].update(segment.per_row(k), segment.per_row(v), *args, **kwargs)
+            for segment, k, v in zip(self.segments, keys, values, strict=True)
+        ]
+        self.window = getattr(self.segments[0].layers[layer_idx], "sliding_window", None)
+        return key_states, value_states
+
+    def take(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values `[B, K, S, D]` of each segment, as the last `update` found them."""
+        states, self._states = self._states, None
+        if states is None:
+            raise RuntimeError("a layer attends without adding keys and values")
+        return states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Nothing that is shared by the sessions."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Weighing:
+    """How a layer weighs what it sees."""
+
+    scale: float
+    window: int | None
+    softcap: float | None
+    sinks: Tensor | None
+
+
+_CACHE: ContextVar[FlatCache] = ContextVar("flat_cache")
+
+
+@contextmanager
+def flat_attention(configs: Sequence[Any], cache: FlatCache) -> Iterator[None]:
+    """Let the models of `configs` attend flat, over the segments of `cache`."""
+    before = [config._attn_implementation for config in configs]
+    token = _CACHE.set(cache)
+    try:
+        for config in configs:
+            config._attn_implementation = FLAT
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation = name
+        _CACHE.reset(token)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function that transformers calls: `query` `[1, H, T, D]` gives `[1, T, H, D]`."""
+    cache = _CACHE.get()
+    if kwargs.get("position_bias") is not None or attention_mask is not None:
+        raise RuntimeError("a layer brings a bias or a mask of its own")
+    window = kwargs.get("sliding_window")
+    weighing = Weighing(
+        query.shape[-1] ** -0.5 if scaling is None else scaling,
+        cache.window if window is None else window,
+        kwargs.get("softcap"),
+        kwargs.get("s_aux"),
+    )
+    pieces = torch.split(query, cache.sizes, dim=2)
+    parts = zip(cache.segments, pieces, cache.take(), strict=True)
+    outputs = [_attend(segment, piece, keys, values, weighing) for segment, piece, (keys, values) in parts]
+    return torch.cat(outputs, dim=1), None
+
+
+def _attend(segment: Segment, query: Tensor, key: Tensor, value: Tensor, weighing: Weighing) -> Tensor:
+    """`[1, B n, H, D]` for one session."""
+    rows, tokens, heads = segment.rows, segment.tokens, query.shape[1]
+    window = weighing.window
+    if window is not None:
+        reach = window + tokens - 1
+        key, value = key[:, :, -reach:], value[:, :, -reach:]
+    keys = key.shape[2]
+    if window is not None and window >= keys:
+        window = None
+    query = segment.per_row(query)
+    if weighing.softcap is not None or weighing.sinks is not None:
+        seen = segment.visibility(keys, window, query.device)
+        output = _weigh(query, key, value, seen, weighing)
+    elif tokens == 1:
+        seen = segment.visibility(keys, window, query.device)
+        packed = query.reshape(
+            rows, key.shape[1], -1, query.shape[-1]
+        )  # query heads of one key head as tokens
+        output = scaled_dot_product_attention(packed, key, value, attn_mask=seen, scale=weighing.scale)
+        return output.reshape(1, rows, heads, -1)
+    else:
+        causal = keys == tokens and window is None and segment.mask is None
+        seen = None if causal else segment.visibility(keys, window, query.device)
+        output = _many(query, key, value, seen, weighing.scale)
+    return output.transpose(1, 2).reshape(1, rows * tokens, heads, -1)
+
+
+def _many(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scale: float) -> Tensor:
+    """`[B, H, n, D]`, for several new tokens; `seen` None means causal and nothing cached."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and query.device.type != "cpu" and seen is not None:
+        # other devices have no fast kernel for a mask and shared key heads together
+        key, value, groups = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), 1
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=seen, is_causal=seen is None, scale=scale, enable_gqa=groups > 1
+    )
+
+
+def _weigh(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, weighing: Weighing) -> Tensor:
+    """`[B, H, n, D]` with capped weights or attention sinks, which no fused kernel knows."""
+    rows, heads, tokens, _ = query.shape
+    key_heads, keys = key.shape[1], key.shape[2]
+    packed = query.reshape(rows, key_heads, -1, query.shape[-1])
+    weights = (packed @ key.transpose(2, 3) * weighing.scale).view(rows, heads, tokens, keys)
+    if weighing.softcap is not None:
+        weights = torch.tanh(weights / weighing.softcap) * weighing.softcap
+    if seen is not None:
+        weights = weights.masked_fill(~seen, -torch.inf)
+    if weighing.sinks is not None:
+        sinks = weighing.sinks.view(1, -1, 1, 1).expand(rows, -1, tokens, 1)
+        weights = torch.cat([weights, sinks.to(weights.dtype)], dim=-1)
+    shares = torch.softmax(weights, dim=-1, dtype=torch.float32)[..., :keys].to(value.dtype)
+    return (shares.reshape(rows, key_heads, -1, keys) @ value).view(rows, heads, tokens, -1)
+
+
+AttentionInterface.register(FLAT, attend)
