@@ -37,12 +37,12 @@ class Caller:
     def __init__(self, lab: Lab, name: str, peer: str = "A") -> None:
         self.lab = lab
         self.name = name
-        self.received: list[tuple[Message, bytes]] = []
+        self.received: list[tuple[Message, bytearray]] = []
         self.node = lab.meadow.add(name, self._handle)
         self._peer = peer
 
     async def _handle(self, link: Link, message: Message, payload: memoryview) -> None:
-        self.received.append((message, bytes(payload)))
+        self.received.append((message, bytearray(payload)))
 
     @property
     def link(self) -> Link:

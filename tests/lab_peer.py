@@ -23,18 +23,18 @@ class InlineExecutor(Executor):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.held = False
-        self._loop = loop
+        self._events = loop
         self._waiting: list[tuple[Callable[[], object], Done]] = []
 
     def submit(self, function: Callable[[], object], done: Done) -> None:
         self._waiting.append((function, done))
         if not self.held:
-            self._loop.call_soon(self._next)
+            self._events.call_soon(self._next)
 
     def release(self) -> None:
         self.held = False
         for _ in self._waiting:
-            self._loop.call_soon(self._next)
+            self._events.call_soon(self._next)
 
     def stop(self) -> None:
         self._waiting.clear()

@@ -125,9 +125,8 @@ def test_one_control_message_at_a_time_dials_for_a_session(lab: Lab) -> None:
     link, relink = owner.link, Relink(request=0, session=SESSION, next=next_hop("B"))
 
     async def both() -> list[Any]:
-        return await asyncio.gather(
-            link.request(relink, 9.0), link.request(relink, 9.0), return_exceptions=True
-        )
+        requests = (link.request(relink, 9.0), link.request(relink, 9.0))
+        return list(await asyncio.gather(*requests, return_exceptions=True))
 
     assert [type(result) for result in lab.do(both())] == [Done, PeerBusy]
 
