@@ -13,12 +13,14 @@ from swarm.bench.lab import Lab
 from swarm.bench.plan import Plan, Tell
 from swarm.bench.prefill import prefill
 from swarm.bench.report import Report
+from swarm.bench.wan import wan
 
 _SUITE: dict[str, Callable[[Lab, Plan], Report]] = {
     "decode": decode,
     "prefill": prefill,
     "concurrency": concurrency,
     "failover": failover,
+    "wan": wan,
 }
 
 
