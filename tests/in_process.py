@@ -255,6 +255,13 @@ class Lab:
         return [hop.peer_id for hop in self.sessions[-1].chain.hops]
 
 
+def serve_twice(lab: Lab) -> None:
+    """Two peers for each of three spans; capitals are chosen first."""
+    for name, start, end in (("A", 0, 2), ("B", 2, 4), ("C", 4, 6)):
+        lab.serve(name, start, end)
+        lab.serve(name.lower(), start, end, cost=0.1)
+
+
 def _generate(model: Any, arguments: dict[str, Any]) -> list[list[int]]:
     torch.manual_seed(4)
     tokens: list[list[int]] = model.generate(
