@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ def bench(settings: BenchSettings) -> None:
     if settings.plot is not None:
         check_folder(settings.plot, "--plot")
         check_plot(settings.plot)
+    if not logging.getLogger().isEnabledFor(logging.DEBUG):
+        logging.getLogger("swarm").setLevel(logging.ERROR)  # the failovers that it provokes are its results
     if _run(settings):
         raise typer.Exit(1)
 
@@ -73,7 +76,7 @@ def result_table(report: Report) -> Table:
     """The columns of the report; numbers stand at the right."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
     for i, column in enumerate(report.columns):
-        table.add_column(column.title, justify="right" if i else "left")
+        table.add_column(column.title, justify="right" if i else "left", no_wrap=not i)
     for row in report.rows:
         table.add_row(*(report.text(row, column) for column in report.columns))
     return table

@@ -147,7 +147,7 @@ class LocalSwarm:
 
     def stop(self, grace_s: float = 8.0) -> None:
         """Ask every peer to leave, end whatever of them is left after `grace_s`, and remove the folder."""
-        with _undisturbed():
+        with undisturbed():
             self._note_helpers()
             for peer in self.peers:
                 if peer.running:
@@ -199,7 +199,7 @@ class LocalSwarm:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """A second Ctrl-C must not stop the cleaning up."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -18,12 +18,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from swarm.bench.local_swarm import Place
+import psutil
+
+from swarm.bench.local_swarm import Place, undisturbed
 from swarm.core.errors import NodeError
 
 _CLONE_NEWNET = 0x40000000
 _NETNS = Path("/run/netns")
 _LIMIT_PACKETS = 1_000_000
+_STEM = "swarm-bench-"  # followed by the process that made it
 
 
 def why_not() -> str | None:
@@ -32,7 +35,7 @@ def why_not() -> str | None:
         return "not run as root"
     if missing := [tool for tool in ("ip", "tc") if shutil.which(tool) is None]:
         return f"no {' and no '.join(missing)} command (iproute2)"
-    name = f"swarm-bench-{os.getpid()}-probe"
+    name = f"{_STEM}{os.getpid()}-probe"
     try:
         _run("ip", "netns", "add", name)
         _run("ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms")
@@ -44,10 +47,10 @@ def why_not() -> str | None:
 
 
 class Star:
-    """Makes the namespaces of `nodes` nodes, and removes them at the end of the context."""
+    """Makes the namespaces of `nodes` nodes, and removes them at the end of the context. Without a delay, no netem."""
 
     def __init__(self, nodes: int, delay_s: float) -> None:
-        stem = f"swarm-bench-{os.getpid()}"
+        stem = f"{_STEM}{os.getpid()}"
         self._router = f"{stem}-router"
         self._nodes = [f"{stem}-{i}" for i in range(nodes)]
         self._delay_s = delay_s
@@ -68,6 +71,7 @@ class Star:
                 _enter(home.fileno())
 
     def __enter__(self) -> Self:
+        _remove_strays()
         try:
             for name in (self._router, *self._nodes):
                 _run("ip", "netns", "add", name)
@@ -107,7 +111,8 @@ class Star:
             _run("ip", "-n", namespace, "addr", "add", f"{address}/24", "dev", card)
             _run("ip", "-n", namespace, "link", "set", card, "up")
         _run("ip", "-n", name, "route", "add", "10.213.0.0/16", "via", f"{subnet}.1")
-        self._delay(name, ours)
+        if self._delay_s:
+            self._delay(name, ours)
 
     def _delay(self, name: str, card: str) -> None:
         delay, limit = f"{self._delay_s * 1e6:.0f}us", str(_LIMIT_PACKETS)
@@ -117,8 +122,9 @@ class Star:
         )  # fmt: skip
 
     def _remove(self) -> None:
-        for name in (*self._nodes, self._router):
-            _forget(name)
+        with undisturbed():
+            for name in (*self._nodes, self._router):
+                _forget(name)
 
 
 def _run(*command: str) -> None:
@@ -131,6 +137,14 @@ def _run(*command: str) -> None:
 def _forget(name: str) -> None:
     with suppress(NodeError):  # it was never made
         _run("ip", "netns", "del", name)
+
+
+def _remove_strays() -> None:
+    """Remove what a benchmark left that was killed without a chance to clean up."""
+    for path in _NETNS.glob(f"{_STEM}*"):
+        owner = path.name.removeprefix(_STEM).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            _forget(path.name)
 
 
 def _enter(namespace: int) -> None:

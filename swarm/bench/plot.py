@@ -22,7 +22,7 @@ def check_plot(path: Path) -> None:
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"--plot {path}: the name must end with {', '.join(FORMATS)}")
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401 - only whether it is there
     except ImportError as exc:
         raise ConfigError("--plot needs matplotlib: pip install 'layerswarm[bench]'") from exc
 
