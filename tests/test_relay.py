@@ -90,3 +90,25 @@ def test_an_edge_that_accepts_links_and_then_fails_is_not_used_again() -> None:
 
         lab.meadow.fate = fate
         lab.check_exact(input_ids=prompt())
+
+
+@pytest.mark.parametrize("call", [1, 4])
+def test_a_link_between_peers_that_ends_for_a_moment_is_dialled_again(call: int) -> None:
+    with Lab() as lab:
+        serve_three(lab)
+        lab.before_call[call] = lambda: lab.meadow.nodes["A"].hang_up("B")
+        lab.check_exact(input_ids=prompt())
+        assert (lab.stats.failovers, lab.stats.replayed_tokens) == (0, 0), "all caches stay"
+        assert ("cLient", "B") not in [(s, k) for s, k, m in lab.meadow.log if isinstance(m, StepMessage)]
+
+
+@pytest.mark.parametrize("peer", ["A", "B", "C"])
+def test_a_link_of_the_client_that_ends_for_a_moment_costs_one_hop_its_cache(peer: str) -> None:
+    with Lab() as lab:
+        serve_three(lab)
+        lab.before_call[4] = lambda: lab.client.hang_up(peer)
+        lab.check_exact(input_ids=prompt())
+        assert lab.stats.replayed_tokens == (14 if peer == "A" else 13), (
+            "the client has the new token already"
+        )
+        assert lab.loop.time() < 1003.0
