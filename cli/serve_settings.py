@@ -64,6 +64,9 @@ class LimitSettings(NodeSettings):
         _LIMITS.max_batch_rows
     )
     max_step_tokens: Annotated[Count, Field(description="Most tokens in one step.")] = _LIMITS.max_step_tokens
+    batch_tokens: Annotated[
+        Count, Field(description="Most tokens of prompts that run in one batch with other sessions.")
+    ] = _LIMITS.batch_tokens
     admission_wait_s: Annotated[
         Seconds, Field(description="How long a new session may wait for free cache, in seconds.")
     ] = _LIMITS.admission_wait_s
@@ -94,6 +97,7 @@ class LimitSettings(NodeSettings):
             max_sessions_per_client=min(self.max_sessions_per_client, self.max_sessions),
             max_batch_rows=self.max_batch_rows,
             max_step_tokens=self.max_step_tokens,
+            batch_tokens=self.batch_tokens,
             admission_wait_s=self.admission_wait_s,
             idle_session_s=self.idle_session_s,
             drain_s=self.drain_s,

@@ -18,7 +18,7 @@ from swarm.routing.records import PeerState
 from swarm.routing.status import PeerRow, StatusReport
 
 MAP_COLUMNS = 48
-_OTHER_COLUMNS = 72  # what a line needs besides the map
+_OTHER_COLUMNS = 83  # what a line needs besides the map
 _STYLES = {
     PeerState.ONLINE: "green",
     PeerState.JOINING: "cyan",
@@ -52,7 +52,7 @@ def _model(report: StatusReport, columns: int) -> list[RenderableType]:
     table.add_column("peer", no_wrap=True)
     table.add_column("layers", no_wrap=True)
     table.add_column(f"0 .. {report.n_layers - 1}", no_wrap=True)
-    for name in ("state", "dtype"):
+    for name in ("state", "dtype", "batches"):
         table.add_column(name, no_wrap=True)
     for name in ("tok/s", "free cache", "sess."):
         table.add_column(name, justify="right", no_wrap=True)
@@ -74,6 +74,7 @@ def _add_peer(table: Table, peer: PeerRow, drawn: str) -> None:
         Text(drawn, style),
         Text(peer.state.value, style),
         Text(peer.precision),
+        Text(peer.batching or "?"),
         "?" if peer.tokens_per_s is None else f"{peer.tokens_per_s:,.0f}",
         share,
         str(peer.sessions),

@@ -1,4 +1,4 @@
-"""Which waiting work runs next: a pure decision over frozen data.
+"""Which waiting work runs next: pure decisions over frozen data.
 
 Within a session work runs in the order of arrival. Between sessions short work (decode) goes before long work
 (prefill), unless long work has waited longer than `PATIENCE_S`; equals go in the order of arrival.
@@ -21,23 +21,51 @@ class Waiting:
     tokens: int
     arrived_s: float
 
+    @property
+    def is_short(self) -> bool:
+        return self.tokens <= DECODE_TOKENS
+
+    def is_late(self, now_s: float) -> bool:
+        return now_s - self.arrived_s > PATIENCE_S
+
 
 def choose_next(waiting: Sequence[Waiting], now_s: float) -> int:
-    """Index of the work to run next; `waiting` is in order of arrival and not empty."""
+    """Index of the one work to run next; `waiting` is in order of arrival and not empty."""
     assert waiting, "nothing is waiting"
-    seen: set[bytes] = set()
-    best, best_rank = 0, (3, 0.0)
+    return min(_heads(waiting), key=lambda index: (_urgency(waiting[index], now_s), index))
+
+
+def choose_batch(waiting: Sequence[Waiting], now_s: float, budget: int) -> list[int]:
+    """Indices of the work to run together; `waiting` is in order of arrival and not empty.
+
+    All short work goes along, at most one piece of each session. Long work fills what is left of `budget` tokens, in
+    the order of arrival. The first of it goes even if it does not fit, once it is late or nothing else waits: so
+    short work is never held up by more than one such piece, and long work never for ever.
+    """
+    assert waiting, "nothing is waiting"
+    heads = _heads(waiting)
+    chosen = [index for index in heads if waiting[index].is_short]
+    left = budget - sum(waiting[index].tokens for index in chosen)
+    long = [index for index in heads if not waiting[index].is_short]
+    for index in long:
+        work = waiting[index]
+        goes_anyway = index == long[0] and (not chosen or work.is_late(now_s))
+        if work.tokens > left and not goes_anyway:
+            break
+        chosen.append(index)
+        left -= work.tokens
+    return chosen
+
+
+def _heads(waiting: Sequence[Waiting]) -> list[int]:
+    """Index of the first work of each session, in order of arrival."""
+    first: dict[bytes, int] = {}
     for index, work in enumerate(waiting):
-        if work.session in seen:
-            continue
-        seen.add(work.session)
-        rank = (_urgency(work, now_s), work.arrived_s)
-        if rank < best_rank:
-            best, best_rank = index, rank
-    return best
+        first.setdefault(work.session, index)
+    return list(first.values())
 
 
 def _urgency(work: Waiting, now_s: float) -> int:
-    if now_s - work.arrived_s > PATIENCE_S:
+    if work.is_late(now_s):
         return 0
-    return 1 if work.tokens <= DECODE_TOKENS else 2
+    return 1 if work.is_short else 2

@@ -101,6 +101,8 @@ async def _serve(
         place = await _choose_place(config, source, device, node)
         load = partial(Shard.load, source, place.span, dtype=place.dtype, device=device)
         shard = await executor.run(partial(load, quantize=config.quantize))
+        batching = await executor.run(lambda: shard.batching)
+        logger.info("sessions run %s", "in one flat batch" if batching == "flat" else batching)
         name = precision_name(str(place.dtype).removeprefix("torch."), config.quantize)
         offer = Offer(shard, source.uid, source.short_name, name, source.n_layers)
         async with asyncio.TaskGroup() as tasks:
@@ -216,6 +218,7 @@ class _Peer:
             end=span.end,
             state=state,
             precision=offer.precision,
+            batching=offer.shard.batching,
             seconds_per_layer=measured,
             queue_s=load.queue_s,
             sessions=load.sessions,

@@ -48,7 +48,8 @@ class Service:
         self.sessions = sessions
         self._executor = executor
         self._crew = Crew(tasks)
-        self._worker = Worker(executor, self._deliver)
+        flat = offer.shard.batching == "flat"
+        self._worker = Worker(executor, self._deliver, sessions.limits.batch_tokens if flat else None)
         self._stepping = Stepping(node.peer_id, offer, sessions, self._worker, self._crew)
         self._watch = LinkWatch(self._link_ended)
         self._control = Control(node, offer, self._worker, self._stepping, self._watch)

@@ -1,17 +1,18 @@
-"""Runs queued steps on the device, one at a time, in the order the scheduler chooses."""
+"""Runs queued steps on the device, in the batches that the scheduler chooses."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from swarm.core.errors import SessionLost, SwarmError
+from swarm.peer.device_batch import Applied, Question, Work, run_batch
 from swarm.peer.executor import Done, Executor
 from swarm.peer.layer_failure import error_of_layers
-from swarm.peer.scheduler import DECODE_TOKENS, Waiting, choose_next
+from swarm.peer.scheduler import Waiting, choose_batch, choose_next
 from swarm.peer.sessions import HopSession
 from swarm.shards.step import Step, StepTensors
 from swarm.wire.messages import StepMessage
@@ -36,41 +37,50 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class _Queued:
+    """Waiting work; `done(result, error, queue_s, compute_s)` hears what became of it."""
+
     waiting: Waiting
     session: HopSession
-    run: Callable[[], object]
+    work: Work
     done: Callable[[object, BaseException | None, float, float], None]
 
 
 class Worker:
-    """Queue in front of the executor. For the event loop only; `deliver` is called there for every finished step."""
+    """Queue in front of the executor. For the event loop only; `deliver` is called there for every finished step.
 
-    def __init__(self, executor: Executor, deliver: Callable[[Finished], None]) -> None:
+    `batch_tokens` None means that sessions run one by one.
+    """
+
+    def __init__(
+        self, executor: Executor, deliver: Callable[[Finished], None], batch_tokens: int | None
+    ) -> None:
         self._executor = executor
         self._deliver = deliver
+        self._batch_tokens = batch_tokens
         self._queue: list[_Queued] = []
-        self._running: _Queued | None = None
+        self._running = False
+        self._starting = False
         self.decode_s: float | None = None
         self.computed_tokens = 0
 
     @property
     def queue_s(self) -> float:
-        """What a new step would wait, roughly: queued steps times the usual time of a step, in seconds."""
-        return len(self._queue) * (self.decode_s or 0.0)
+        """What a new step would wait, roughly, in seconds: batches ahead of it times the usual time of one."""
+        ahead = len(self._queue) if self._batch_tokens is None else min(len(self._queue), 1)
+        return ahead * (self.decode_s or 0.0)
 
     def submit(self, session: HopSession, message: StepMessage, step: Step) -> None:
         """Queue one step."""
-        size = step.tensors.rows * step.tensors.tokens
 
         def done(result: object, error: BaseException | None, queue_s: float, compute_s: float) -> None:
-            if isinstance(result, _Applied):
-                self._measure(size, result.computed_tokens, compute_s)
+            if isinstance(result, Applied):
+                self.computed_tokens += result.computed_tokens
                 self._deliver(Finished(session, message, result.output, None, queue_s, compute_s))
             else:
                 assert error is not None
                 self._deliver(Finished(session, message, None, error_of_layers(error), queue_s, compute_s))
 
-        self._enqueue(session, size, lambda: _apply(session, step), done)
+        self._enqueue(session, step.tensors.rows * step.tensors.tokens, step, done)
 
     def ask(self, session: HopSession, question: Callable[[], Result]) -> asyncio.Future[Result]:
         """Run `question` in the device's thread after every step queued for this session before.
@@ -88,7 +98,7 @@ class Worker:
             else:
                 future.set_result(result)
 
-        self._enqueue(session, 1, question, done)
+        self._enqueue(session, 1, Question(question), done)
         return future
 
     def forget(self, session: HopSession) -> None:
@@ -102,44 +112,46 @@ class Worker:
         self,
         session: HopSession,
         tokens: int,
-        run: Callable[[], object],
+        work: Work,
         done: Callable[[object, BaseException | None, float, float], None],
     ) -> None:
-        self._queue.append(_Queued(Waiting(session.id, tokens, time.monotonic()), session, run, done))
-        self._start_next()
+        self._queue.append(_Queued(Waiting(session.id, tokens, time.monotonic()), session, work, done))
+        if not self._running and not self._starting:
+            # not at once: what the same read of a socket brought shall run together
+            self._starting = True
+            asyncio.get_running_loop().call_soon(self._start_next)
 
     def _start_next(self) -> None:
-        if self._running is not None or not self._queue:
+        self._starting = False
+        if self._running or not self._queue:
             return
         now = time.monotonic()
-        queued = self._queue.pop(choose_next([q.waiting for q in self._queue], now))
-        self._running = queued
-        self._executor.submit(queued.run, self._finish(queued, now))
+        waiting = [queued.waiting for queued in self._queue]
+        if self._batch_tokens is None:
+            chosen = [choose_next(waiting, now)]
+        else:
+            chosen = choose_batch(waiting, now, self._batch_tokens)
+        batch = [self._queue[index] for index in chosen]
+        taken = set(chosen)
+        self._queue = [queued for index, queued in enumerate(self._queue) if index not in taken]
+        self._running = True
+        works = [(queued.session.shard, queued.work) for queued in batch]
+        self._executor.submit(lambda: run_batch(works), self._finish(batch, now))
 
-    def _finish(self, queued: _Queued, started_s: float) -> Done:
-        def done(result: object, error: BaseException | None) -> None:
-            self._running = None
+    def _finish(self, batch: Sequence[_Queued], started_s: float) -> Done:
+        def done(results: Any, error: BaseException | None) -> None:
+            self._running = False
             compute_s = time.monotonic() - started_s
+            found: list[object] = [error] * len(batch) if error is not None else results
+            self._measure(batch, found, compute_s)
             self._start_next()
-            queued.done(result, error, started_s - queued.waiting.arrived_s, compute_s)
+            for queued, result in zip(batch, found, strict=True):
+                failure = result if isinstance(result, BaseException) else None
+                queued.done(result, failure, started_s - queued.waiting.arrived_s, compute_s)
 
         return done
 
-    def _measure(self, size: int, computed_tokens: int, compute_s: float) -> None:
-        self.computed_tokens += computed_tokens
-        if computed_tokens and size <= DECODE_TOKENS:
+    def _measure(self, batch: Sequence[_Queued], results: Sequence[object], compute_s: float) -> None:
+        computed = any(isinstance(result, Applied) and result.computed_tokens for result in results)
+        if computed and all(queued.waiting.is_short for queued in batch):
             self.decode_s = compute_s if self.decode_s is None else 0.9 * self.decode_s + 0.1 * compute_s
-
-
-@dataclass(frozen=True, slots=True)
-class _Applied:
-    """An output, and the token rows that were computed for it (none if it had been kept)."""
-
-    output: StepTensors
-    computed_tokens: int
-
-
-def _apply(session: HopSession, step: Step) -> _Applied:
-    before = session.shard.counters.tokens
-    output = session.shard.apply(step)
-    return _Applied(output, step.tensors.rows * (session.shard.counters.tokens - before))

@@ -49,7 +49,7 @@ class PeerRecord(BaseModel):
     """An announcement. Times are DHT time (seconds since the epoch).
 
     `seconds_per_layer` 0 means not measured yet; `links` maps other peers to one-way seconds from this one;
-    `free_tokens` and `total_tokens` count token rows of the KV cache.
+    `free_tokens` and `total_tokens` count token rows of the KV cache; `batching` is how steps of several sessions run.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -65,6 +65,7 @@ class PeerRecord(BaseModel):
     end: Annotated[int, Field(ge=1, le=4096)]
     state: PeerState
     precision: Annotated[_Text, Field(max_length=32)]
+    batching: Annotated[_Text, Field(max_length=32)] = ""
     seconds_per_layer: _Seconds = 0.0
     queue_s: _Seconds = 0.0
     sessions: _Count = 0

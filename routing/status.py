@@ -18,6 +18,7 @@ class PeerRow:
     span: Span
     state: PeerState
     precision: str
+    batching: str
     tokens_per_s: float | None
     queue_s: float
     free_tokens: int
@@ -78,6 +79,7 @@ def _row(record: PeerRecord) -> PeerRow:
         span=record.span,
         state=record.state,
         precision=record.precision,
+        batching=record.batching,
         tokens_per_s=rate,
         queue_s=record.queue_s,
         free_tokens=record.free_tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.peer.scheduler import DECODE_TOKENS, PATIENCE_S, Waiting, choose_next
+from swarm.peer.scheduler import DECODE_TOKENS, PATIENCE_S, Waiting, choose_batch, choose_next
 
 queues = st.lists(
     st.builds(
@@ -60,3 +60,75 @@ def test_equals_go_in_the_order_of_arrival() -> None:
     while queue:
         order.append(queue.pop(choose_next(queue, 0.5)).session)
     assert order == [b"c", b"d", b"a", b"b"]
+
+
+# batches --------------------------------------------------------------------------------------------------------------
+
+BUDGET = 60
+
+
+def heads_of(queue: list[Waiting]) -> list[Waiting]:
+    """The oldest work of each session."""
+    return list({work.session: work for work in reversed(queue)}.values())
+
+
+def batch_of(queue: list[Waiting], now_s: float, budget: int = BUDGET) -> list[Waiting]:
+    return [queue[index] for index in choose_batch(queue, now_s, budget)]
+
+
+@given(queue=queues, now_s=st.floats(3, 6))
+def test_a_batch_holds_the_oldest_work_of_each_session_at_most_once(
+    queue: list[Waiting], now_s: float
+) -> None:
+    batch, heads = batch_of(queue, now_s), heads_of(queue)
+    assert batch
+    assert len({work.session for work in batch}) == len(batch)
+    assert all(work in heads for work in batch)
+
+
+@given(queue=queues, now_s=st.floats(3, 6))
+def test_all_decode_steps_go_along(queue: list[Waiting], now_s: float) -> None:
+    batch = batch_of(queue, now_s)
+    assert all(work in batch for work in heads_of(queue) if work.tokens <= DECODE_TOKENS)
+
+
+@given(queue=queues, now_s=st.floats(0, 6), budget=st.integers(1, 100))
+def test_at_most_one_prefill_is_beyond_the_budget(queue: list[Waiting], now_s: float, budget: int) -> None:
+    long = [work for work in batch_of(queue, now_s, budget) if work.tokens > DECODE_TOKENS]
+    if sum(work.tokens for work in batch_of(queue, now_s, budget)) > budget:
+        assert len(long) <= 1
+    arrivals = [work.arrived_s for work in long]
+    assert arrivals == sorted(arrivals)
+
+
+@given(queue=queues, budget=st.integers(1, 100))
+def test_everything_runs_in_the_end(queue: list[Waiting], budget: int) -> None:
+    left, turns = list(queue), 0
+    while left:
+        taken = choose_batch(left, 10.0, budget)
+        left = [work for index, work in enumerate(left) if index not in taken]
+        turns += 1
+    assert turns <= len(queue)
+
+
+def test_prefills_fill_the_rest_of_the_budget_in_the_order_of_arrival() -> None:
+    queue = [
+        Waiting(b"a", 40, 0.0),
+        Waiting(b"b", 1, 0.1),
+        Waiting(b"c", 19, 0.2),
+        Waiting(b"d", 30, 0.3),
+        Waiting(b"e", 9, 0.4),
+    ]
+    assert [work.session for work in batch_of(queue, 0.5)] == [b"b", b"a", b"c"]
+
+
+def test_a_prefill_beyond_the_budget_waits_for_decode_steps_until_it_is_late() -> None:
+    prefill, decode = Waiting(b"long", 512, 0.0), Waiting(b"short", 1, 0.1)
+    assert batch_of([prefill], 0.1) == [prefill]
+    assert batch_of([prefill, decode], 0.1) == [decode]
+    assert batch_of([prefill, decode], PATIENCE_S + 0.01) == [decode, prefill]
+
+
+def test_of_several_late_prefills_beyond_the_budget_one_goes_at_a_time() -> None:
+    queue = [Waiting(b"a", 512, 0.0), Waiting(b"b", 512, 0.0), Waiting(b"c", 1, 0.0)]
+    assert [work.session for work in batch_of(queue, 9.0)] == [b"c", b"a"]
