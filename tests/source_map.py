@@ -26,7 +26,16 @@ def python_files() -> list[str]:
 
 def _reading_order(path: str) -> tuple[int, str, str]:
     """From what a user meets first down to the tests; a package's own file before its modules."""
-    tops = ["cli/", "swarm/__init__", "swarm/client/", "peer/", "swarm/shards/", "routing/", "swarm/wire/"]
+    tops = [
+        "cli/",
+        "swarm/__init__",
+        "swarm/bench/",
+        "swarm/client/",
+        "peer/",
+        "swarm/shards/",
+        "routing/",
+        "swarm/wire/",
+    ]
     tops += ["swarm/security/", "swarm/builtin/", "swarm/core/", "tests/"]
     place = next((i for i, top in enumerate(tops) if path.startswith(top)), len(tops))
     folder, _, name = path.rpartition("/")

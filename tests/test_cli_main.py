@@ -48,7 +48,9 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["serve", "generate", "status", "bootstrap", "check", "demo", "version"])
+@pytest.mark.parametrize(
+    "name", ["serve", "generate", "status", "bootstrap", "check", "demo", "bench", "version"]
+)
 def test_the_help_of_a_command_imports_no_torch(name: str) -> None:
     loaded = imported_by(f"from swarm.cli.main import run; assert run([{name!r}, '--help']) == 0")
     assert not loaded & {"torch", "transformers", "hivemind"}

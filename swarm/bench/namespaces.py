@@ -91,7 +91,7 @@ class Star:
 
     def _join(self, i: int, name: str) -> None:
         """The wire between a node and the router, and what the node knows of it."""
-        ours, theirs, subnet = "up", f"down{i}", f"10.213.{i}"
+        ours, theirs, subnet = "wire", f"wire{i}", f"10.213.{i}"
         _run(
             "ip",
             "-n",

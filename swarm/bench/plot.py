@@ -45,7 +45,7 @@ def draw(reports: Sequence[Report], path: Path) -> None:
 
 
 def _panel(axes: Any, report: Report, figure: Figure) -> None:
-    """Bars of one report, and where the figure has one, a mark for the reference at each row."""
+    """Bars of one report, and where the figure has one, a dashed line for the reference at each row."""
     titles = {column.key: column.title for column in report.columns}
     width = _GROUP_WIDTH / len(figure.bars)
     for i, key in enumerate(figure.bars):
@@ -54,10 +54,11 @@ def _panel(axes: Any, report: Report, figure: Figure) -> None:
         bars = axes.bar([n + shift for n in range(len(heights))], heights, width, label=titles[key])
         axes.bar_label(bars, fmt="{:.3g}", fontsize=8)
     if figure.reference is not None:
-        marks = [number(row, figure.reference) for row in report.rows]
-        places = [n for n, mark in enumerate(marks) if mark is not None]
-        values = [mark for mark in marks if mark is not None]
-        axes.plot(places, values, "k_", markersize=30, label=titles[figure.reference])
+        marks = [(n, number(row, figure.reference)) for n, row in enumerate(report.rows)]
+        known = [(n, mark) for n, mark in marks if mark is not None]
+        places, heights = [n for n, _ in known], [mark for _, mark in known]
+        left, right = ([n + side * _GROUP_WIDTH / 2 for n in places] for side in (-1, 1))
+        axes.hlines(heights, left, right, "black", "dashed", label=titles[figure.reference])
     axes.set_xticks(range(len(report.rows)), [str(row[figure.names]) for row in report.rows])
     axes.set_ylabel(figure.scale)
     axes.set_title(report.title, fontsize=10)

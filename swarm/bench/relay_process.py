@@ -34,6 +34,11 @@ class RelayProcess:
         )
         self.ports: list[int] = self._read()
 
+    @property
+    def status(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self._process.poll()
+
     def lead(self, route: int, port: int) -> None:
         """Lead a route to a port of this machine."""
         self._ask([route, port])

@@ -1,0 +1,53 @@
+"""`swarm bench`, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from swarm.bench.namespaces import Star
+from tests.conftest import SwarmFactory
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and iproute2"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_decode_is_measured_beside_the_local_model(swarm_factory: SwarmFactory, tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    options = ["--size", "tiny", "--peers", "1", "--rounds", "1", "--tokens", "4", "--json", str(results)]
+    done = swarm_factory().run("bench", "decode", *options, deadline_s=180.0)
+    assert (done.status, done.stderr) == (0, ""), done.stderr
+    assert "of local" in done.stdout
+    found = json.loads(results.read_text())
+    assert (found["model"], found["settings"]["peers"]) == ("tiny", 1)
+    (report,) = found["results"]
+    assert report["problems"] == []
+    local, one = report["rows"]
+    assert (local["who"], one["who"]) == ("local", "1 peer")
+    assert one["ratio"] == pytest.approx(local["step_ms"] / one["step_ms"])
+    assert len(one["ratios"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@needs_root
+def test_namespaces_reach_each_other_and_nothing_else_and_are_removed() -> None:
+    with Star(2, delay_s=0.0) as star:
+        host = star.place(0).host
+        with star.inside(0):
+            listener = socket.create_server((host, 0))
+        port = listener.getsockname()[1]
+        with star.inside(1):
+            socket.create_connection((host, port), timeout=10).close()
+            with pytest.raises(OSError, match="unreachable"):
+                socket.create_connection(("192.0.2.1", 80), timeout=10)
+        listener.close()
+    assert not list(Path("/run/netns").glob(f"swarm-bench-{os.getpid()}-*"))

@@ -1,0 +1,31 @@
+"""Statistics of measurements that took turns."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.bench.ratios import divergences, per_hop, ratio, stall
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios_and_not_the_ratio_of_medians() -> None:
+    found = ratio([10.0, 2.0, 30.0], [20.0, 1.0, 10.0])
+    assert found.rounds == (0.5, 2.0, 3.0)
+    assert found.median == 2.0
+    assert found.spread == "0.50-3.00"
+
+
+def test_rounds_that_are_not_pairs_are_a_mistake() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        ratio([1.0, 2.0], [1.0])
+
+
+def test_what_a_hop_adds_is_shared_among_the_hops_after_the_first() -> None:
+    assert per_hop([1.0, 5.0, 2.0], [3.0, 6.0, 8.0], hops=3) == 1.0
+
+
+def test_a_stall_is_the_longest_gap_less_the_usual_one() -> None:
+    assert stall([0.0, 0.1, 0.2, 1.3, 1.4]) == pytest.approx(1.0)
+
+
+def test_only_the_first_flip_of_a_sequence_counts() -> None:
+    assert divergences([[1, 2, 3], [1, 9, 9], [7, 8, 9]], [(1, 2, 3), (1, 2, 3), (7, 8, 0)]) == 2
