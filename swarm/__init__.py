@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from swarm.core.version import VERSION as __version__
+from swarm.core.version import VERSION
 
 if TYPE_CHECKING:
     from swarm.client.model import SwarmModel
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         SwarmUnavailable,
     )
 
+__version__ = VERSION
 _HOMES = {
     "SwarmModel": "swarm.client.model",
     "ClientStats": "swarm.client.stats",

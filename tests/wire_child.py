@@ -58,7 +58,10 @@ async def echo(link: Link, message: Message, payload: memoryview) -> None:
     """Send a step's tensors back."""
     if isinstance(message, StepMessage):
         await link.send(
-            Output(session=message.session, number=message.number, start=message.start, tensors=message.tensors), [payload]
+            Output(
+                session=message.session, number=message.number, start=message.start, tensors=message.tensors
+            ),
+            [payload],
         )
 
 
