@@ -102,7 +102,10 @@ async def _serve(
         load = partial(Shard.load, source, place.span, dtype=place.dtype, device=device)
         shard = await executor.run(partial(load, quantize=config.quantize))
         batching = await executor.run(lambda: shard.batching)
-        logger.info("sessions run %s", "in one flat batch" if batching == "flat" else batching)
+        logger.info(
+            "steps of several sessions run %s",
+            batching if batching == "one by one" else f"in one {batching} batch",
+        )
         name = precision_name(str(place.dtype).removeprefix("torch."), config.quantize)
         offer = Offer(shard, source.uid, source.short_name, name, source.n_layers)
         async with asyncio.TaskGroup() as tasks:

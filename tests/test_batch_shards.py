@@ -12,7 +12,7 @@ from torch import Tensor
 from swarm.core.config import ModelConfig
 from swarm.core.errors import RequestError, SessionLost
 from swarm.core.span import Span
-from swarm.shards.batch import Outcome, apply_batch
+from swarm.shards.batch import Outcome, apply_batch, portions
 from swarm.shards.causal import load_client_model
 from swarm.shards.local import LocalRunner
 from swarm.shards.session import ShardSession
@@ -24,8 +24,11 @@ from tests.zoo import ARCHITECTURES, save_tiny
 
 pytestmark = pytest.mark.slow
 every_architecture = pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
-sliding_models = pytest.mark.parametrize("model_type", ["gemma2", "gpt_oss", "llama", "mistral"])
-ONE_BY_ONE = {"bloom", "deepseek_v3", "falcon", "falcon_h1", "qwen3_next"}
+various_models = pytest.mark.parametrize(
+    "model_type", ["deepseek_v3", "gemma2", "gpt_oss", "llama", "mistral"]
+)
+ONE_BY_ONE = {"bloom", "falcon", "falcon_h1", "qwen3_next"}
+JOINED = {"deepseek_v3"}
 TOLERANCE = 1e-4
 MIDDLE = Span(1, 4)
 
@@ -90,9 +93,10 @@ def busy_model(model_type: str) -> Any:
 
 
 @every_architecture
-def test_the_way_is_flat_wherever_that_is_right(model_type: str) -> None:
+def test_the_fastest_way_that_is_right_is_chosen(model_type: str) -> None:
     ways = {shard.batching for shard in twins_of(model_type).runner.shards}
-    assert ways == {"one by one" if model_type in ONE_BY_ONE else "flat"}
+    expected = "one by one" if model_type in ONE_BY_ONE else "joined" if model_type in JOINED else "flat"
+    assert ways == {expected}
 
 
 @every_architecture
@@ -143,7 +147,7 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-@sliding_models
+@various_models
 def test_a_batch_does_what_apply_does(model_type: str) -> None:
     together, apart = opened(model_type, 3), opened(model_type, 3)
     for turn in range(4):
@@ -182,7 +186,7 @@ def test_a_repeated_step_costs_nothing_in_a_batch() -> None:
     assert sessions[1].counters.tokens == 10
 
 
-@sliding_models
+@various_models
 def test_rows_are_selected_and_steps_rolled_back_within_a_batch(model_type: str) -> None:
     shard = middle_shard(model_type)
     pairs = [[shard.open(MIDDLE, rollback=True) for _ in range(2)] for _ in range(2)]
@@ -220,6 +224,14 @@ def test_a_failing_forward_loses_the_sessions_that_were_in_it_and_no_other() -> 
             session.apply(one_more(session, 0))
     for session in outside:
         assert session.apply(one_more(session, 0)).tokens == 1
+
+
+def test_joined_pasts_are_expanded_in_portions() -> None:
+    sessions = [middle_shard("deepseek_v3").open(MIDDLE, rollback=True) for _ in range(4)]
+    for session, length in zip(sessions, (9000, 9000, 5000, 40000), strict=True):
+        session.length = length
+    items = [(session, one_more(session, 0)) for session in sessions]
+    assert portions(items, [0, 1, 2, 3]) == [[0], [1, 2], [3]]
 
 
 def test_padding_without_positions_runs_by_itself() -> None:

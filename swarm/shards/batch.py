@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from swarm.shards.flat_attention import Way
 from swarm.shards.flat_run import Item, can_join, run_flat
 from swarm.shards.step import StepTensors
 
 Outcome = StepTensors | Exception
+_JOINED_TOKENS = 16384
 
 
 def apply_batch(items: Sequence[Item]) -> list[Outcome]:
     """What `ShardSession.apply` would return or raise for each of `items`, which are of different sessions.
 
-    Steps through the same layers run in one forward where the shard's `batching` is flat. A step that is refused
+    Steps through the same layers run in one forward where the shard's `batching` allows it. A step that is refused
     drops out alone; a forward that fails is the failure of every session that was in it, and of no other.
     """
     assert len({id(session) for session, _ in items}) == len(items), "one step per session"
@@ -30,14 +32,16 @@ def apply_batch(items: Sequence[Item]) -> list[Outcome]:
 
 
 def _apply_group(items: Sequence[Item]) -> list[Outcome]:
-    if len(items) == 1 or items[0][0].shard.batching != "flat":
+    way = items[0][0].shard.batching
+    if len(items) == 1 or way == "one by one":
         return [_apply(item) for item in items]
     outcomes: list[Outcome | None] = [_prepare(item) for item in items]
     waiting = [index for index, outcome in enumerate(outcomes) if outcome is None]
     together = [index for index in waiting if can_join(items[index])]
-    groups = [together, *([index] for index in waiting if index not in together)]
-    for group in filter(None, groups):
-        for index, outcome in zip(group, _run([items[index] for index in group]), strict=True):
+    alone = [index for index in waiting if index not in together]
+    joint = [together] if way == "flat" else portions(items, together)
+    for group in filter(None, [*joint, *([index] for index in alone)]):
+        for index, outcome in zip(group, _run([items[index] for index in group], way), strict=True):
             outcomes[index] = outcome
     return [outcome for outcome in outcomes if outcome is not None]
 
@@ -58,14 +62,32 @@ def _prepare(item: Item) -> Outcome | None:
         return error
 
 
-def _run(items: Sequence[Item]) -> list[Outcome]:
+def portions(items: Sequence[Item], indices: Sequence[int]) -> list[list[int]]:
+    """Which of the items at `indices` run together where pasts are joined.
+
+    Every layer expands all pasts of a portion at once: their tokens are bounded.
+    """
+    found: list[list[int]] = []
+    held = 0
+    for index in indices:
+        session, step = items[index]
+        size = step.tensors.rows * (session.length + step.tensors.tokens)
+        if not found or held + size > _JOINED_TOKENS:
+            found.append([])
+            held = 0
+        found[-1].append(index)
+        held += size
+    return found
+
+
+def _run(items: Sequence[Item], way: Way) -> list[Outcome]:
     """Run prepared steps, together if there are several."""
     try:
         if len(items) == 1:
             session, step = items[0]
             outputs = [session.compute(step)]
         else:
-            outputs = run_flat(items)
+            outputs = run_flat(items, way)
     except Exception as error:
         for session, _ in items:
             session.lose()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from transformers import AttentionInterface
 
 from swarm.shards.cache import SpanCache
 
+Way = Literal["flat", "joined"]
 FLAT = "swarm_flat"  # no mask function has this name: transformers makes no masks then
 
 
@@ -39,10 +40,11 @@ class Segment:
         return self.rows * self.tokens
 
     def per_row(self, states: Tensor) -> Tensor:
-        """`[1, heads, B n, D]` as `[B, heads, n, D]`."""
+        """`[1, heads, B n, D]` as `[B, heads, n, D]`, for any n."""
         if self.rows == 1:
             return states
-        return states.reshape(states.shape[1], self.rows, self.tokens, -1).transpose(0, 1)
+        heads, count, width = states.shape[1:]
+        return states.reshape(heads, self.rows, count // self.rows, width).transpose(0, 1)
 
     def visibility(self, keys: int, window: int | None, device: torch.device) -> Tensor | None:
         """Which of the last `keys` keys each new token sees, `[n, S]` or `[B, 1, n, S]`; None if all of them."""
@@ -67,19 +69,24 @@ class Segment:
 
 
 class FlatCache(SpanCache):
-    """Hands the keys and values of each segment to its session's own cache."""
+    """Hands the keys and values of each segment to its session's own cache.
 
-    def __init__(self, segments: Sequence[Segment]) -> None:
+    Most layers attend to what the cache gives them; `flat` takes a short cut there and copies no past. Some make their
+    keys and values from what the cache gives them (latent attention): `joined` gives them all pasts, side by side.
+    """
+
+    def __init__(self, segments: Sequence[Segment], way: Way) -> None:
         super().__init__()
         self.segments = segments
         self.sizes = [segment.size for segment in segments]
         self.window: int | None = None  # of the layer that was updated last
+        self._way = way
         self._states: list[tuple[Tensor, Tensor]] | None = None
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Keep what every session sees for `take`; returns only the new states, side by side."""
+        """Keep what every session sees for `take`; returns the new states or all pasts, side by side."""
         keys = torch.split(key_states, self.sizes, dim=2)
         values = torch.split(value_states, self.sizes, dim=2)
         self._states = [
@@ -87,18 +94,30 @@ class FlatCache(SpanCache):
             for segment, k, v in zip(self.segments, keys, values, strict=True)
         ]
         self.window = getattr(self.segments[0].layers[layer_idx], "sliding_window", None)
+        if self._way == "joined":
+            return _side_by_side([k for k, _ in self._states]), _side_by_side([v for _, v in self._states])
         return key_states, value_states
 
-    def take(self) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values `[B, K, S, D]` of each segment, as the last `update` found them."""
+    def take(self, key: Tensor, value: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values `[B, K, S, D]` of each segment; the layer attends to `key` and `value`."""
         states, self._states = self._states, None
         if states is None:
             raise RuntimeError("a layer attends without adding keys and values")
-        return states
+        if self._way == "flat":
+            return states
+        sizes = [k.shape[0] * k.shape[2] for k, _ in states]
+        parts = zip(self.segments, torch.split(key, sizes, 2), torch.split(value, sizes, 2), strict=True)
+        return [(segment.per_row(k), segment.per_row(v)) for segment, k, v in parts]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Nothing that is shared by the sessions."""
         return 0
+
+
+def _side_by_side(states: Sequence[Tensor]) -> Tensor:
+    """`[B, K, S, D]` of several segments as one `[1, K, all B S, D]`."""
+    rows = [s if s.shape[0] == 1 else s.transpose(0, 1).flatten(1, 2)[None] for s in states]
+    return torch.cat(rows, dim=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +169,7 @@ def attend(
         kwargs.get("s_aux"),
     )
     pieces = torch.split(query, cache.sizes, dim=2)
-    parts = zip(cache.segments, pieces, cache.take(), strict=True)
+    parts = zip(cache.segments, pieces, cache.take(key, value), strict=True)
     outputs = [_attend(segment, piece, keys, values, weighing) for segment, piece, (keys, values) in parts]
     return torch.cat(outputs, dim=1), None
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swarm.shards.flat_attention import FlatCache, Segment, flat_attention
+from swarm.shards.flat_attention import FlatCache, Segment, Way, flat_attention
 from swarm.shards.session import ShardSession
 from swarm.shards.step import Step, StepTensors
 
@@ -24,14 +24,14 @@ def can_join(item: Item) -> bool:
     return session.mask is None or step.tensors.positions is not None
 
 
-def run_flat(items: Sequence[Item]) -> list[StepTensors]:
+def run_flat(items: Sequence[Item], way: Way) -> list[StepTensors]:
     """The outputs of prepared steps; all sessions run the same layers of the same shard."""
     run = items[0][0].run
     segments = [
         Segment(step.tensors.rows, step.tensors.tokens, session.cache.layers, session.mask)
         for session, step in items
     ]
-    cache = FlatCache(segments)
+    cache = FlatCache(segments, way)
     with torch.inference_mode(), flat_attention(items[0][0].shard.attention_configs, cache):
         hidden, _ = run.forward(_join(items), cache, None)
     pieces = torch.split(hidden, cache.sizes, dim=1)

@@ -17,6 +17,7 @@ from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from swarm.core.errors import SwarmError
 from swarm.core.span import Span
+from swarm.shards.flat_attention import Way
 from swarm.shards.flat_run import run_flat
 from swarm.shards.session import ShardSession
 from swarm.shards.step import Step, StepTensors
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Batching = Literal["flat", "one by one"]
+Batching = Literal["flat", "joined", "one by one"]
 
 # relative to what the layers add, in the L2 norm over a step
 _FLOAT32_TOLERANCE = 1e-4
@@ -39,9 +40,13 @@ _CANNOT_RUN = (SwarmError, RuntimeError, ValueError, TypeError, AttributeError, 
 
 def choose_batching(shard: Shard) -> Batching:
     """The fastest way that is right for this shard."""
-    reason = _obstacle(shard) or _deviation(shard)
+    reason = _obstacle(shard)
     if reason is None:
-        return "flat"
+        ways: tuple[Way, ...] = ("flat", "joined")
+        for way in ways:
+            reason = _deviation(shard, way)
+            if reason is None:
+                return way
     logger.info("layers %s run their sessions one by one: %s", shard.span, reason)
     return "one by one"
 
@@ -64,53 +69,63 @@ def _obstacle(shard: Shard) -> str | None:
     return None
 
 
-def _deviation(shard: Shard) -> str | None:
+def _deviation(shard: Shard, way: Way) -> str | None:
     exact = shard.dtype in (torch.float32, torch.float64) and not shard.quantized
     tolerance = _FLOAT32_TOLERANCE if exact else _HALF_TOLERANCE
     error = math.inf
     try:
         for seed in range(_ATTEMPTS):
             with torch.inference_mode():
-                error = min(error, max(_try_short_sessions(shard, seed), _try_full_windows(shard, seed)))
+                error = min(error, _try(shard, way, seed))
             if error <= tolerance:
                 break
     except _CANNOT_RUN as exc:
         return " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
-    logger.debug("layers %s: flat deviates by %.1e, allowed is %.1e", shard.span, error, tolerance)
-    return None if error <= tolerance else f"flat deviates by {error:.1e} (allowed is {tolerance:.1e})"
+    logger.debug("layers %s: %s deviates by %.1e, allowed is %.1e", shard.span, way, error, tolerance)
+    return None if error <= tolerance else f"a batch deviates by {error:.1e} (allowed is {tolerance:.1e})"
 
 
 # trying ---------------------------------------------------------------------------------------------------------------
 
 
-def _try_short_sessions(shard: Shard, seed: int) -> float:
+def _try(shard: Shard, way: Way, seed: int) -> float:
+    short = _Trial(shard, shard.span, way, seed)
+    _try_short_sessions(short)
+    layers = _layers_with_windows(shard)
+    if layers is None:
+        return short.worst
+    full = _Trial(shard, layers, way, seed)
+    _try_full_windows(full, max(filter(None, _windows(shard))))
+    return max(short.worst, full.worst)
+
+
+def _try_short_sessions(trial: _Trial) -> None:
     """Prompts, pieces of prompts and single tokens together; two rows of which one is padded."""
-    trial = _Trial(shard, shard.span, seed)
     first, second, third = trial.open(), trial.open(rollback=False), trial.open()
     padded = trial.open(padding=(0, 3))
     trial.compare((first, 5), (second, 9), (padded, 6))
     trial.compare((first, 1), (second, 4), (padded, 1), (third, 2))
     trial.compare((third, 1), (padded, 2), (first, 1), (second, 1))
-    return trial.worst
 
 
-def _try_full_windows(shard: Shard, seed: int) -> float:
-    """Sessions that are longer than what sliding layers look at; only as many layers as there are kinds of windows."""
+def _layers_with_windows(shard: Shard) -> Span | None:
+    """The first layers that have every kind of window; None if no session can be longer than a window."""
     windows = _windows(shard)
-    kinds = {window for window in windows if window is not None}
-    longest = max(kinds, default=0)
+    longest = max((window for window in windows if window is not None), default=0)
     limit = shard.traits.max_positions
-    if not kinds or (limit is not None and longest + 16 > limit):
-        return 0.0
-    layers = 1 + max(windows.index(kind) for kind in kinds | ({None} & set(windows)))
-    trial = _Trial(shard, Span(shard.span.start, shard.span.start + layers), seed)
+    if not longest or (limit is not None and longest + 16 > limit):
+        return None
+    return Span(shard.span.start, shard.span.start + 1 + max(map(windows.index, windows)))
+
+
+def _try_full_windows(trial: _Trial, longest: int) -> None:
+    """Sessions that are longer than what sliding layers look at."""
     recording, sliding, fresh = trial.open(), trial.open(rollback=False), trial.open()
     trial.compare((recording, 1), (sliding, 1))
     trial.fill(recording, longest + 4)
     trial.fill(sliding, longest + 4)
     trial.compare((recording, _PIECE), (fresh, 2), (sliding, 1))
     trial.compare((recording, 1), (fresh, 1), (sliding, _PIECE))
-    return trial.worst
 
 
 def _windows(shard: Shard) -> list[int | None]:
@@ -135,9 +150,10 @@ class _Twins:
 class _Trial:
     """Gives random steps to twins; `worst` is the largest deviation so far, relative to what the layers add."""
 
-    def __init__(self, shard: Shard, span: Span, seed: int) -> None:
+    def __init__(self, shard: Shard, span: Span, way: Way, seed: int) -> None:
         self._shard = shard
         self._span = span
+        self._way = way
         self._dice = torch.Generator().manual_seed(seed)
         self.worst = 0.0
 
@@ -151,7 +167,7 @@ class _Trial:
         items = [(twins.flat, step) for (twins, _), step in zip(parts, steps, strict=True)]
         for session, step in items:
             session.prepare(step)
-        outputs = run_flat(items)
+        outputs = run_flat(items, self._way)
         for (twins, _), step, output in zip(parts, steps, outputs, strict=True):
             twins.flat.commit(step, output)
             expected = twins.alone.apply(step)
