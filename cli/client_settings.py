@@ -56,6 +56,9 @@ class GenerateSettings(PeersSettings, ModelSettings):
     ] = "auto"
     chat: Annotated[Switch | None, Field(description="Put the prompt into the model's chat template.")] = None
     system: Annotated[Text | None, Field(description="System message of the chat; implies --chat.")] = None
+    profile: Annotated[Switch, Field(description="Say at the end where a token's time went, hop by hop.")] = (
+        False
+    )
     json_output: Annotated[
         Switch,
         Shown(flag="--json"),

@@ -11,6 +11,7 @@ import typer
 
 from swarm.cli.client_settings import GenerateSettings
 from swarm.cli.options import command_of
+from swarm.cli.profile_table import show_profile
 from swarm.cli.prompt import Prompt, read_prompt
 from swarm.cli.sampling import Sampling
 from swarm.core.config import ModelConfig
@@ -35,6 +36,8 @@ def generate(settings: GenerateSettings) -> None:
             completion = _complete(model, settings, prompt, output)
         finally:
             output.end_line()
+        if settings.profile:
+            show_profile(model.swarm)
         if settings.json_output:
             typer.echo(json.dumps(_as_json(output, completion, load_s), ensure_ascii=False))
         elif sys.stderr.isatty():

@@ -44,6 +44,7 @@ from swarm.wire.messages import (
     ReplayInfo,
     Request,
 )
+from swarm.wire.tensors import pack
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +171,9 @@ class Control:
             end = min(start + chunk, state.length)
             kept = await self._worker.ask(session, partial(_kept, shard, state, start, end))
             info = ReplayInfo(until=message.until, last=end == state.length)
-            await self._stepping.send_step(session, kept, Onward(state.step, start, replay=info))
+            await self._stepping.send_step(
+                session, pack(kept.named()), Onward(state.step, start, replay=info)
+            )
         session.last_used_s = asyncio.get_running_loop().time()
         return state
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -29,7 +30,7 @@ from swarm.wire.messages import (
     StepMessage,
 )
 from swarm.wire.tensor_size import tensor_nbytes
-from swarm.wire.tensors import pack, unpack
+from swarm.wire.tensors import Packed, pack, unpack
 
 logger = logging.getLogger(__name__)
 MOST_TRACED = 512  # as many as a message may carry
@@ -132,8 +133,7 @@ class Stepping:
                 report = Replayed(session=session.id, length=shard.length, step=shard.last_step)
                 await _send(session.client, report)
         else:
-            timing = HopTiming(peer=self._own_id, queue_s=finished.queue_s, compute_s=finished.compute_s)
-            await self._send_output(session, message, output, [*message.trace, timing][-MOST_TRACED:])
+            await self._send_output(finished, output)
 
     async def _fail(self, finished: Finished) -> None:
         """Report a failed step; a session that failed inside of the layers cannot go on, and its memory is needed."""
@@ -148,11 +148,19 @@ class Stepping:
         self.table.remove(session)
         self._worker.forget(session)
 
-    async def _send_output(
-        self, session: HopSession, message: StepMessage, output: StepTensors, trace: list[HopTiming]
-    ) -> None:
+    async def _send_output(self, finished: Finished, output: StepTensors) -> None:
+        session, message = finished.session, finished.message
+        began_s = time.perf_counter()
+        packed = pack(self._for_client(session, message, output) if session.next is None else output.named())
+        timing = HopTiming(
+            peer=self._own_id,
+            queue_s=finished.queue_s,
+            compute_s=finished.compute_s,
+            serialise_s=time.perf_counter() - began_s,
+        )
+        trace = [*message.trace, timing][-MOST_TRACED:]
         if session.next is None:
-            metas, payload = pack(self._for_client(session, message, output))
+            metas, payload = packed
             answer = Output(
                 session=session.id, number=message.number, start=message.start, trace=trace, tensors=metas
             )
@@ -161,7 +169,7 @@ class Stepping:
             onward = Onward(
                 message.number, message.start, message.select_rows, message.keep_last, message.replay, trace
             )
-            await self.send_step(session, output, onward)
+            await self.send_step(session, packed, onward)
 
     def _for_client(
         self, session: HopSession, message: StepMessage, output: StepTensors
@@ -172,12 +180,12 @@ class Stepping:
         keep = message.keep_last or output.tokens
         return {"hidden": output.hidden[:, -keep:]}
 
-    async def send_step(self, session: HopSession, output: StepTensors, onward: Onward) -> None:
-        """Send an output to the next hop; a broken link is reported to the client."""
+    async def send_step(self, session: HopSession, packed: Packed, onward: Onward) -> None:
+        """Send a packed output to the next hop; a broken link is reported to the client."""
         hop, link = session.next, session.next_link
         if hop is None or link is None:
             raise RequestError("there is no next hop to send to: relink first")
-        metas, payload = pack(output.named())
+        metas, payload = packed
         step = StepMessage(
             session=hop.session,
             number=onward.number,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from swarm.client.pieces import Piece
 from swarm.client.shared import Shared
 from swarm.client.waiting import wait_for
 from swarm.shards.step import StepTensors
-from swarm.wire.messages import StepMessage
+from swarm.wire.messages import HopTiming, StepMessage
 from swarm.wire.tensors import pack
 
 SPARE_FLIGHTS = 2
@@ -38,6 +39,8 @@ class Courier:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
+        self._packing_s = 0.0
+        self._trace: tuple[HopTiming, ...] = ()
 
     async def carry(self, hops: Sequence[RemoteHop], pieces: Sequence[Piece]) -> list[Tensor]:
         """The wanted positions of each piece's last hidden state, `[B, wanted, H]`, for pieces that want any.
@@ -53,6 +56,8 @@ class Courier:
         else:
             outputs = await self._stream(hops, pieces)
         self._shared.deadline.observe(sum(piece.size for piece in pieces), clock.time() - began_s)
+        if len(pieces) == 1 and pieces[0].tensors.tokens == 1:
+            self._shared.profile.add(clock.time() - began_s, self._packing_s, self._trace)
         wanted = zip(outputs, pieces, strict=True)
         return [output.hidden[:, -piece.wanted :] for output, piece in wanted if piece.wanted]
 
@@ -97,7 +102,9 @@ class Courier:
         tensors: StepTensors,
         involved: Sequence[RemoteHop] | None = None,
     ) -> _Flight:
+        began_s = time.perf_counter()
         metas, payload = pack(tensors.named())
+        self._packing_s = time.perf_counter() - began_s
         message = StepMessage(
             session=segment[0].session,
             number=piece.number,
@@ -124,6 +131,7 @@ class Courier:
         assert isinstance(answer, Answer)
         flights.popleft()
         self._shared.inbox.forget(flight.expectation)
+        self._trace = answer.trace
         self._observe(flight.piece, answer)
         tokens = max(flight.piece.wanted, 1) if is_end else flight.tensors.tokens
         return check_answer(answer, flight.tensors, tokens, segment[-1].peer_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from swarm.client.deadline import StepDeadline
 from swarm.client.engine import Engine
 from swarm.client.inbox import Inbox
 from swarm.client.navigator import Navigator
+from swarm.client.profile import StepProfile
 from swarm.client.shared import LoadedModel, Shared
 from swarm.client.stats import ClientStats
 from swarm.core.config import ClientConfig, NodeConfig
@@ -110,7 +112,7 @@ class Network:
         session = ChainSession(self._shared, self._model, max_tokens=max_tokens, rollback=rollback)
         with self._lock:
             self._latest = session
-        return NetworkSession(self._engine, session)
+        return NetworkSession(self._engine, session, self._shared.profile)
 
     @property
     def chain(self) -> Chain | None:
@@ -120,6 +122,11 @@ class Network:
         if not hops:
             return None
         return Chain(tuple(Hop(hop.peer_id, hop.span) for hop in hops), 0.0, hops[0].precision)
+
+    @property
+    def profile(self) -> StepProfile:
+        """Where the time of decode steps went so far; meaningful while one session runs at a time."""
+        return self._shared.profile
 
     def peer_name(self, peer_id: str) -> str:
         """The name a peer gave itself, or an empty string."""
@@ -139,13 +146,23 @@ class Network:
 class NetworkSession:
     """A `RemoteSession`: hands the calls of the generating thread to the session on the engine's loop."""
 
-    def __init__(self, engine: Engine, session: ChainSession) -> None:
+    def __init__(self, engine: Engine, session: ChainSession, profile: StepProfile) -> None:
         self._engine = engine
         self._session = session
+        self._profile = profile
+        self._ended_s = time.perf_counter()
 
     def step(self, step: Step, *, keep_last: int) -> Tensor:
         """See `ChainSession.step`."""
-        return self._engine.run(self._session.step(step, keep_last))
+        began_s = time.perf_counter()
+        profile, chain_s = self._profile, self._profile.chain_s
+        hidden = self._engine.run(self._session.step(step, keep_last))
+        now_s = time.perf_counter()
+        if profile.chain_s > chain_s:  # a decode step
+            profile.handover_s += now_s - began_s - (profile.chain_s - chain_s)
+            profile.client_s += began_s - self._ended_s
+        self._ended_s = now_s
+        return hidden
 
     def close(self) -> None:
         """End the session in the background."""

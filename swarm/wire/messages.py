@@ -66,6 +66,7 @@ class HopTiming(Message):
     peer: PeerIdText
     queue_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     compute_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    serialise_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 class Hello(Message):

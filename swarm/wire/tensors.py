@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 assert sys.byteorder == "little", "tensors travel little-endian; a big-endian machine would have to swap them"
 
 
-def pack(tensors: dict[str, torch.Tensor]) -> tuple[list[TensorMeta], list[memoryview]]:
+Packed = tuple[list[TensorMeta], list[memoryview]]
+
+
+def pack(tensors: dict[str, torch.Tensor]) -> Packed:
     """Metadata and bytes of `tensors`.
 
     The views share memory with tensors that are contiguous and on the CPU: keep those unchanged until they are sent.
