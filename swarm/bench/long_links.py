@@ -43,8 +43,8 @@ def netem(lab: Lab, peers: int, delay_s: float) -> Iterator[LongLinks]:
             lab.tell(f"starting peer {i + 1} of {peers} in a network namespace")
             folder = str(lab.source.folder)
             peer = swarm.serve(f"peer-{i}", folder, str(span), way_in, *SERVE_OPTIONS, place=star.place(i))
-            way_in = way_in or _not_loopback(swarm.wait_ready(peer))
-            swarm.wait_ready(peer)
+            addresses = swarm.wait_ready(peer)
+            way_in = way_in or addresses
         with star.inside(peers):
             model = lab.client(way_in)
         with model:
@@ -66,10 +66,6 @@ def relayed(lab: Lab, peers: int, delay_s: float) -> Iterator[LongLinks]:
             way_in = way_in or addresses
         with lab.client(way_in) as model:
             yield LongLinks(model, lambda: sum(forth + back for forth, back in relay.counts()))
-
-
-def _not_loopback(addresses: list[str]) -> list[str]:
-    return [address for address in addresses if "/127." not in address][:1]
 
 
 def _listening_port(peer: LocalPeer) -> int:
