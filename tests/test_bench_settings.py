@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from swarm.bench.lab import cut
-from swarm.bench.wan import choose
+from swarm.bench.wan import carried_bytes, choose
 from swarm.cli.bench_settings import BenchSettings
 from swarm.core.errors import ConfigError
 from swarm.core.span import Span
@@ -66,3 +66,7 @@ def test_a_model_cannot_be_cut_into_more_spans_than_layers() -> None:
 
 def test_the_relay_is_used_where_it_is_asked_for() -> None:
     assert choose("relay")[1] == "Delays by a TCP relay on loopback (as asked)."
+
+
+def test_every_hop_gets_every_position_and_the_client_one_for_each_token() -> None:
+    assert carried_bytes(peers=3, prompt=16, tokens=4, hidden=10) == (3 * 19 + 4) * 40

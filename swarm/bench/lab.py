@@ -78,6 +78,10 @@ class Lab:
         dice = torch.Generator().manual_seed(seed)
         return torch.randint(FIRST_TOKEN, vocabulary, (1, length), generator=dice)
 
+    def loop_prompt(self, length: int, seed: int) -> Tensor:
+        """A prompt `[1, length]` that repeats eight random tokens: even a random model goes on in loops after it."""
+        return self.prompt(8, seed).repeat(1, -(-length // 8))[:, :length]
+
     @contextmanager
     def chain(self, peers: int) -> Iterator[SwarmModel]:
         """A swarm of so many peers, each with its own layers, and a client of it."""

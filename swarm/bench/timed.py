@@ -32,7 +32,7 @@ class Timed:
 
 @dataclass(slots=True)
 class Clock:
-    """A streamer that notes when tokens come. The first thing a streamer is given is the prompt."""
+    """A streamer that notes when tokens come, one or several at once. What it is given first is the prompt."""
 
     begun: float = field(default_factory=time.perf_counter)
     times: list[float] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Clock:
 
     def put(self, value: Tensor) -> None:
         if self._prompt_passed:
-            self.times.append(time.perf_counter() - self.begun)
+            self.times += [time.perf_counter() - self.begun] * value.numel()
         self._prompt_passed = True
 
     def end(self) -> None:
@@ -61,8 +61,17 @@ class _At(StoppingCriteria):
         return torch.zeros(input_ids.shape[0], dtype=torch.bool)
 
 
-def timed(model: Any, ids: Tensor, tokens: int, at: tuple[int, Callable[[], None]] | None = None) -> Timed:
-    """Generate exactly `tokens` new ones, greedily; call `at[1]` once `at[0]` of them exist."""
+def timed(
+    model: Any,
+    ids: Tensor,
+    tokens: int,
+    at: tuple[int, Callable[[], None]] | None = None,
+    speculate: str | None = None,
+) -> Timed:
+    """Generate exactly `tokens` new ones, greedily; call `at[1]` once `at[0]` of them exist.
+
+    `speculate` is the option of `SwarmModel.generate`, which local models do not have: None leaves it out.
+    """
     torch.set_num_threads(1)  # of the calling thread
     clock = Clock()
     found = model.generate(
@@ -74,5 +83,6 @@ def timed(model: Any, ids: Tensor, tokens: int, at: tuple[int, Callable[[], None
         max_new_tokens=tokens,
         streamer=clock,
         stopping_criteria=StoppingCriteriaList([] if at is None else [_At(*at)]),
+        **({} if speculate is None else {"speculate": speculate}),
     )
     return Timed(tuple(found[0, ids.shape[1] :].tolist()), tuple(clock.times))

@@ -16,6 +16,7 @@ from swarm.bench.namespaces import why_not
 from swarm.bench.plan import Plan
 from swarm.bench.ratios import ratio
 from swarm.bench.report import Column, Figure, Report, Row
+from swarm.bench.speculation import LOOPS, speculation
 from swarm.bench.timed import Timed, timed
 from swarm.bench.turns import differences, round_name
 from swarm.core.errors import ConfigError
@@ -29,7 +30,8 @@ COLUMNS = (
     Column("ratio", "x bound"),
     Column("spread", "rounds"),
     Column("tokens_per_s", "tokens/s", 2),
-    Column("delayed_kb", "delayed KB a token", 1),
+    Column("delayed_kb", "KB a token", 1),
+    Column("gain", "x faster", 2),
 )
 _Builder = Callable[[Lab, int, float], AbstractContextManager[LongLinks]]
 
@@ -42,15 +44,19 @@ def wan(lab: Lab, plan: Plan) -> Report:
     for peers in range(1, plan.peers + 1):
         with build(lab, peers, plan.delay_s) as links:
             row, found = _measure(lab, plan, peers, links)
-        rows.append(row)
-        problems += found
+            rows.append(row)
+            problems += found
+            if peers == plan.peers:
+                more, found = speculation(lab, plan, links)
+                rows += more
+                problems += found
     return Report(
         "wan",
         f"Decode of {plan.tokens} tokens, {1000 * plan.delay_s:g} ms one way between any two of client and peers",
         COLUMNS,
         tuple(rows),
         Figure("who", ("step_ms",), "ms/token", reference="bound_ms"),
-        notes=("Bound: one-way delays of all links of the chain + the local model's time.", how),
+        notes=("Bound: one-way delays of all links of the chain + the local model's time.", LOOPS, how),
         problems=tuple(dict.fromkeys(problems)),
     )
 
@@ -81,13 +87,17 @@ def _measure(lab: Lab, plan: Plan, peers: int, links: LongLinks) -> tuple[Row, l
         remote.append(timed(links.model, ids, plan.tokens))
         delayed.append(links.crossed() - before if links.crossed else 0)
     problems = differences(remote, local)
-    positions = plan.tokens + (plan.prompt or PROMPT) - 1
     hidden = lab.local.get_input_embeddings().embedding_dim
-    if links.crossed and min(delayed) < (peers + 1) * positions * hidden * _FLOAT_BYTES:
+    if links.crossed and min(delayed) < carried_bytes(peers, plan.prompt or PROMPT, plan.tokens, hidden):
         problems.append("traffic went past the relay: fewer bytes crossed it than the chain's links carried")
     row = _row(plan, peers, local[1:], remote[1:])
     kilobytes = median(delayed[1:]) / plan.tokens / 1000
     return {**row, "delayed_kb": kilobytes if links.crossed else None}, problems
+
+
+def carried_bytes(peers: int, prompt: int, tokens: int, hidden: int) -> int:
+    """What the links of a chain carry at least: each position to every hop, and back from the last what has a token."""
+    return (peers * (prompt + tokens - 1) + tokens) * hidden * _FLOAT_BYTES
 
 
 def _row(plan: Plan, peers: int, local: list[Timed], remote: list[Timed]) -> Row:
