@@ -31,6 +31,7 @@ from swarm.shards.stack import (
 from swarm.shards.step import StepTensors
 from swarm.shards.step_form import StepForm, check_tensors
 from swarm.shards.stubs import ZeroEmbedding
+from swarm.shards.thin_linear import use_thin_products
 from swarm.shards.traits import read_traits
 from swarm.shards.window import LayerWindow
 
@@ -114,6 +115,7 @@ class Shard(nn.Module):
             reason = " ".join(str(exc).split())[:200]
             raise ModelError(f"{source.name}: layers {span} cannot be run on their own ({reason})") from exc
         shard.bytes_read = loaded.bytes_read
+        use_thin_products(shard.stack)
         return shard
 
     def open(self, span: Span, *, rollback: bool) -> ShardSession:
