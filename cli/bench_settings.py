@@ -29,9 +29,7 @@ class BenchSettings(Settings):
             description="Random model: A has hidden size 256 and 8 layers, B 1024 and 16; tiny is for trying."
         ),
     ] = None
-    model: Annotated[
-        Text | None, Field(description="Another model instead: demo, a local folder or a Hugging Face id.")
-    ] = None
+    model: Annotated[Text | None, Field(description="Another model instead: demo or a local folder.")] = None
     peer_count: Annotated[Count, Shown("N", flag="--peers"), Field(description="Most peers in a chain.")] = (
         _PLAN.peers
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from swarm.bench.lab import cut
+from swarm.bench.lab import Lab, cut
 from swarm.bench.wan import carried_bytes, choose
 from swarm.cli.bench_settings import BenchSettings
 from swarm.core.errors import ConfigError
@@ -62,6 +63,11 @@ def test_a_model_cannot_be_cut_into_more_spans_than_layers() -> None:
     assert cut(8, 3) == [Span(0, 3), Span(3, 5), Span(5, 8)]
     with pytest.raises(ConfigError, match="--peers 5: the model has only 4 layers"):
         cut(4, 5)
+
+
+def test_nothing_is_downloaded_for_a_benchmark(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--model some/model: give demo or the folder of a model"):
+        Lab.open("some/model", tmp_path, tell=lambda text: None)
 
 
 def test_the_relay_is_used_where_it_is_asked_for() -> None:

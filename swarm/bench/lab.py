@@ -49,11 +49,14 @@ class Lab:
 
     @classmethod
     def open(cls, name: str, folder: Path, tell: Tell) -> Lab:
-        """The lab of a size (written into `folder`), or of any other model.
+        """The lab of a size (written into `folder`), or of another model on this machine.
 
         Raises:
+            ConfigError: there is no such model here; nothing is downloaded for a benchmark.
             ModelError: the model cannot be used.
         """
+        if name not in (*SIZES, "demo") and not Path(name).is_dir():
+            raise ConfigError(f"--model {name}: give demo or the folder of a model")
         torch.set_num_threads(1)
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         if name in SIZES:

@@ -172,13 +172,16 @@ class Relay:
             near.close()
             return
         far = _End(self, route.count_back)
+        near.other, far.other = far, near
         try:
             await asyncio.get_running_loop().create_connection(lambda: far, *route.target)
         except OSError:
             near.close()
             return
-        near.other, far.other = far, near
-        near.go()
+        if near in self.ends:
+            near.go()
+        else:  # it left while its other end was dialled
+            far.abort()
 
 
 class _Near(_End):

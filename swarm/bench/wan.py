@@ -30,6 +30,7 @@ COLUMNS = (
     Column("ratio", "x bound"),
     Column("spread", "rounds"),
     Column("tokens_per_s", "tokens/s", 2),
+    Column("first_ms", "first token, ms", 0),
     Column("delayed_kb", "KB a token", 1),
     Column("gain", "x faster", 2),
 )
@@ -114,4 +115,5 @@ def _row(plan: Plan, peers: int, local: list[Timed], remote: list[Timed]) -> Row
         "spread": share.spread,
         "ratios": share.rounds,
         "tokens_per_s": 1 / median(steps),
+        "first_ms": 1000 * median(run.first_s for run in remote),
     }
