@@ -6,11 +6,13 @@ Within a session work runs in the order of arrival. Between sessions short work 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 DECODE_TOKENS = 8
 PATIENCE_S = 0.5
+LINGER_SHARE = 0.04  # of a batch's time
+LONGEST_LINGER_S = 0.004
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,14 @@ def choose_batch(waiting: Sequence[Waiting], now_s: float, budget: int) -> list[
         chosen.append(index)
         left -= work.tokens
     return chosen
+
+
+def linger_s(waiting: Set[bytes], recent: Set[bytes], decode_s: float) -> float:
+    """How long an idle device waits for more sessions: steps that left one hop in one batch arrive one by one.
+
+    Not at all if every session of the `recent` batches is waiting already, as when there is only one.
+    """
+    return 0.0 if recent <= waiting else min(LINGER_SHARE * decode_s, LONGEST_LINGER_S)
 
 
 def _heads(waiting: Sequence[Waiting]) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,12 +13,13 @@ from swarm.core.errors import SessionLost, SwarmError
 from swarm.peer.device_batch import Applied, Question, Work, run_batch
 from swarm.peer.executor import Done, Executor
 from swarm.peer.layer_failure import error_of_layers
-from swarm.peer.scheduler import Waiting, choose_batch, choose_next
+from swarm.peer.scheduler import Waiting, choose_batch, choose_next, linger_s
 from swarm.peer.sessions import HopSession
 from swarm.shards.step import Step, StepTensors
 from swarm.wire.messages import StepMessage
 
 Result = TypeVar("Result")
+RECENT_BATCHES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Worker:
         self._queue: list[_Queued] = []
         self._running = False
         self._starting = False
+        self._recent: deque[frozenset[bytes]] = deque(maxlen=RECENT_BATCHES)
         self.decode_s: float | None = None
         self.computed_tokens = 0
 
@@ -103,6 +106,7 @@ class Worker:
 
     def forget(self, session: HopSession) -> None:
         """Drop what is queued for a session that ended."""
+        self._recent = deque((batch - {session.id} for batch in self._recent), maxlen=RECENT_BATCHES)
         gone = [queued for queued in self._queue if queued.session is session]
         self._queue = [queued for queued in self._queue if queued.session is not session]
         for queued in gone:
@@ -117,9 +121,19 @@ class Worker:
     ) -> None:
         self._queue.append(_Queued(Waiting(session.id, tokens, time.monotonic()), session, work, done))
         if not self._running and not self._starting:
-            # not at once: what the same read of a socket brought shall run together
+            # never at once: what the same read of a socket brought shall run together
             self._starting = True
-            asyncio.get_running_loop().call_soon(self._start_next)
+            asyncio.get_running_loop().call_soon(self._start_or_linger)
+
+    def _start_or_linger(self) -> None:
+        wait_s = 0.0
+        if self._batch_tokens is not None:
+            waiting = {queued.waiting.session for queued in self._queue}
+            wait_s = linger_s(waiting, frozenset().union(*self._recent), self.decode_s or 0.0)
+        if wait_s:
+            asyncio.get_running_loop().call_later(wait_s, self._start_next)
+        else:
+            self._start_next()
 
     def _start_next(self) -> None:
         self._starting = False
@@ -135,6 +149,7 @@ class Worker:
         taken = set(chosen)
         self._queue = [queued for index, queued in enumerate(self._queue) if index not in taken]
         self._running = True
+        self._recent.append(frozenset(queued.waiting.session for queued in batch))
         works = [(queued.session.shard, queued.work) for queued in batch]
         self._executor.submit(lambda: run_batch(works), self._finish(batch, now))
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.peer.scheduler import DECODE_TOKENS, PATIENCE_S, Waiting, choose_batch, choose_next
+from swarm.peer.scheduler import (
+    DECODE_TOKENS,
+    LONGEST_LINGER_S,
+    PATIENCE_S,
+    Waiting,
+    choose_batch,
+    choose_next,
+    linger_s,
+)
 
 queues = st.lists(
     st.builds(
@@ -132,3 +140,14 @@ def test_a_prefill_beyond_the_budget_waits_for_decode_steps_until_it_is_late() -
 def test_of_several_late_prefills_beyond_the_budget_one_goes_at_a_time() -> None:
     queue = [Waiting(b"a", 512, 0.0), Waiting(b"b", 512, 0.0), Waiting(b"c", 1, 0.0)]
     assert [work.session for work in batch_of(queue, 9.0)] == [b"c", b"a"]
+
+
+def test_an_idle_device_waits_a_moment_for_sessions_that_ran_lately() -> None:
+    assert linger_s({b"a"}, {b"a", b"b"}, 0.05) == 0.002
+    assert linger_s({b"a"}, {b"a", b"b"}, 9.0) == LONGEST_LINGER_S
+
+
+def test_it_waits_for_nobody_when_all_are_there() -> None:
+    assert linger_s({b"a"}, set(), 0.05) == 0.0
+    assert linger_s({b"a"}, {b"a"}, 0.05) == 0.0
+    assert linger_s({b"a", b"b", b"c"}, {b"a", b"b"}, 0.05) == 0.0
