@@ -42,6 +42,11 @@ def stall(times: Sequence[float]) -> float:
     return max(gaps) - median(gaps)
 
 
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The smallest of the values that so many percent of them do not exceed."""
+    return sorted(values)[-(-len(values) * percent // 100) - 1]
+
+
 def divergences(found: Sequence[Sequence[int]], expected: Sequence[Sequence[int]]) -> int:
     """How many sequences differ: after the first token that flipped, the rest has another past and does not count."""
     return sum(list(a) != list(b) for a, b in zip(found, expected, strict=True))

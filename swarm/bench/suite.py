@@ -9,9 +9,11 @@ from tempfile import TemporaryDirectory
 from swarm.bench.concurrency import concurrency
 from swarm.bench.decode import decode
 from swarm.bench.failover import failover
+from swarm.bench.fairness import fairness
 from swarm.bench.lab import Lab
 from swarm.bench.plan import Plan, Tell
 from swarm.bench.prefill import prefill
+from swarm.bench.prefix import prefix
 from swarm.bench.report import Report
 from swarm.bench.wan import wan
 
@@ -19,6 +21,8 @@ _SUITE: dict[str, Callable[[Lab, Plan], Report]] = {
     "decode": decode,
     "prefill": prefill,
     "concurrency": concurrency,
+    "fairness": fairness,
+    "prefix": prefix,
     "failover": failover,
     "wan": wan,
 }

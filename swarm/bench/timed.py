@@ -14,8 +14,9 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """New tokens of one sequence, and when each came, in seconds since the call."""
+    """New tokens of one sequence, and when each came, in seconds since the call at `begun` (`time.perf_counter`)."""
 
+    begun: float
     tokens: tuple[int, ...]
     times: tuple[float, ...]
 
@@ -85,4 +86,4 @@ def timed(
         stopping_criteria=StoppingCriteriaList([] if at is None else [_At(*at)]),
         **({} if speculate is None else {"speculate": speculate}),
     )
-    return Timed(tuple(found[0, ids.shape[1] :].tolist()), tuple(clock.times))
+    return Timed(clock.begun, tuple(found[0, ids.shape[1] :].tolist()), tuple(clock.times))
