@@ -1,0 +1,157 @@
+"""The queue in front of the device: what waits runs together, and everybody hears what became of his step."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+import torch
+
+from swarm.core.errors import PeerError, RequestError, SessionLost
+from swarm.core.span import Span
+from swarm.peer.sessions import HopSession
+from swarm.peer.worker import Finished, Worker
+from swarm.shards.step import Step, StepTensors
+from swarm.wire.link import Link
+from swarm.wire.messages import StepMessage
+from tests.in_process import shard_of
+from tests.lab_peer import InlineExecutor
+from tests.virtual_time import run
+
+pytestmark = pytest.mark.slow
+MESSAGE = cast(StepMessage, None)  # the worker only hands it back
+
+
+class Bench:
+    """A worker whose device is held still until `work`."""
+
+    def __init__(self, batch_tokens: int | None = 64) -> None:
+        self.device = InlineExecutor(asyncio.get_running_loop())
+        self.device.held = True
+        self.finished: list[Finished] = []
+        self.worker = Worker(self.device, self.finished.append, batch_tokens)
+
+    def session(self, name: bytes) -> HopSession:
+        shard = shard_of("llama", 0, 3)
+        return HopSession(
+            name, cast(Link, None), shard.open(Span(0, 3), rollback=True), None, None, None, 0, 0.0
+        )
+
+    def submit(self, session: HopSession, tokens: int = 1, number: int = 0, start: int = 0) -> None:
+        states = StepTensors(torch.ones(1, tokens, 32))
+        self.worker.submit(session, MESSAGE, Step(number, start, states))
+
+    async def turn(self) -> list[bytes]:
+        """One turn of the device; the sessions whose steps were in it."""
+        await settle()
+        done = len(self.finished)
+        self.device._next()
+        return [finished.session.id for finished in self.finished[done:]]
+
+
+async def settle() -> None:
+    await asyncio.sleep(0.01)
+
+
+def test_everything_that_waits_runs_in_one_turn_and_one_step_of_each_session() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        first, second = bench.session(b"a"), bench.session(b"b")
+        bench.submit(first)
+        bench.submit(first, number=1, start=1)
+        bench.submit(second, tokens=20)
+        assert await bench.turn() == [b"a", b"b"]
+        assert await bench.turn() == [b"a"]
+        assert await bench.turn() == []
+        assert bench.worker.computed_tokens == 22
+        assert first.shard.length == 2
+
+    run(scenario())
+
+
+def test_one_by_one_means_one_step_in_a_turn() -> None:
+    async def scenario() -> None:
+        bench = Bench(batch_tokens=None)
+        for name in (b"a", b"b"):
+            bench.submit(bench.session(name))
+        assert await bench.turn() == [b"a"]
+        assert await bench.turn() == [b"b"]
+
+    run(scenario())
+
+
+def test_a_refused_step_is_delivered_as_such_and_the_others_run() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        bench.submit(bench.session(b"a"))
+        bench.submit(bench.session(b"b"), start=5)
+        await bench.turn()
+        good, bad = bench.finished
+        assert good.output is not None
+        assert good.error is None
+        assert isinstance(bad.error, RequestError)
+        assert bad.output is None
+
+    run(scenario())
+
+
+def test_a_failing_forward_is_told_to_every_session_in_it() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        for name in (b"a", b"b"):
+            bench.submit(bench.session(name))
+        layer: Any = shard_of("llama", 0, 3).window[1]
+        handle = layer.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(ValueError("broken")))
+        try:
+            await bench.turn()
+        finally:
+            handle.remove()
+        assert ["broken" in str(finished.error) for finished in bench.finished] == [True, True]
+        assert all(isinstance(finished.error, PeerError) for finished in bench.finished)
+
+    run(scenario())
+
+
+def test_a_question_is_answered_after_the_steps_of_its_session_and_beside_those_of_others() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        first, second = bench.session(b"a"), bench.session(b"b")
+        bench.submit(first, tokens=3)
+        answer = bench.worker.ask(first, lambda: first.shard.length)
+        failing = bench.worker.ask(second, lambda: {"rows": 1}["length"])
+        assert await bench.turn() == [b"a"]
+        assert await bench.turn() == []
+        assert await answer == 3
+        with pytest.raises(PeerError, match="KeyError"):
+            await failing
+
+    run(scenario())
+
+
+def test_what_waits_for_a_session_that_ended_is_lost() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        first, second = bench.session(b"a"), bench.session(b"b")
+        bench.submit(first)
+        bench.submit(second)
+        bench.worker.forget(first)
+        assert isinstance(bench.finished[0].error, SessionLost)
+        assert await bench.turn() == [b"b"]
+
+    run(scenario())
+
+
+def test_an_idle_device_lingers_for_the_sessions_of_recent_batches() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        bench.worker.decode_s = 0.05
+        first, second = bench.session(b"a"), bench.session(b"b")
+        for number in range(2):
+            bench.submit(first, number=number, start=number)
+            if number:
+                await asyncio.sleep(0.001)  # less than it lingers
+            bench.submit(second, number=number, start=number)
+            assert await bench.turn() == [b"a", b"b"]
+
+    run(scenario())
