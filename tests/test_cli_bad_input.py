@@ -134,7 +134,7 @@ def test_another_checkpoint_of_equal_shape_is_not_served_by_these_peers(
     peer = swarm.serve("demo", "0:8", "--threads", "1", peers=[])
     done = swarm.run("generate", str(folder), "Hello", "--peers", peer.addresses[0])
     assert (done.status, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert done.stderr.startswith(f"error: no peer of this swarm serves {folder}")
+    assert done.stderr.startswith(f"error: no peer of this swarm serves {folder.name}")
     assert "it serves demo" in done.stderr
 
 

@@ -28,6 +28,12 @@ both_loops = pytest.mark.parametrize("loop", LOOPS)
 NOBODY = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity(bytes(32)).peer_id}"
 
 
+def own_children() -> list[psutil.Process]:
+    """The processes that nodes of this process have started; the test session's zygote is none of them."""
+    found = psutil.Process().children()
+    return [process for process in found if "tests.zygote" not in process.cmdline()]
+
+
 def folders(pid: int) -> list[Path]:
     """The socket folders of a process."""
     return sorted(Path("/tmp").glob(f"swarm-node-{pid}-*"))
@@ -198,7 +204,7 @@ def test_an_unreachable_bootstrap_is_named_and_leaves_nothing() -> None:
         assert NOBODY in str(caught.value)
         assert "\n" not in str(caught.value)
         assert own_folders() == []
-        assert psutil.Process().children() == []
+        assert own_children() == []
 
     run(scenario())
 
@@ -235,11 +241,11 @@ def test_a_stopped_node_leaves_nothing(loop: str) -> None:
         async with node() as one, node(peers=one.addresses) as two:
             await two.connect(one.peer_id)
             assert len(own_folders()) == 2
-            assert len(psutil.Process().children()) == 4, "a p2pd and a watcher each"
+            assert len(own_children()) == 4, "a p2pd and a watcher each"
             assert own_key_files() == [], "the key is deleted once p2pd has read it"
             await two.stop()
         assert own_folders() == []
-        assert psutil.Process().children() == []
+        assert own_children() == []
         with pytest.raises(PeerUnreachable):
             await two.connect(one.peer_id)
 
@@ -249,7 +255,7 @@ def test_a_stopped_node_leaves_nothing(loop: str) -> None:
 def test_p2pd_stands_outside_our_session_so_that_ctrl_c_drains_first() -> None:
     async def scenario() -> None:
         async with node():
-            for process in psutil.Process().children():
+            for process in own_children():
                 assert os.getsid(process.pid) == process.pid
 
     run(scenario())
@@ -261,7 +267,7 @@ def test_the_death_of_p2pd_fails_the_node_and_closes_its_links(loop: str) -> Non
         async with node() as one, node(peers=one.addresses) as two:
             link = await two.connect(one.peer_id)
             failure = asyncio.create_task(two.wait_failed())
-            [p2pd] = [process for process in psutil.Process().children() if "-b=1" in process.cmdline()]
+            [p2pd] = [process for process in own_children() if "-b=1" in process.cmdline()]
             p2pd.kill()
             assert "p2pd" in str(await failure)
             assert link.closed
