@@ -52,7 +52,7 @@ def _model(report: StatusReport, columns: int) -> list[RenderableType]:
     table.add_column("peer", no_wrap=True)
     table.add_column("layers", no_wrap=True)
     table.add_column(f"0 .. {report.n_layers - 1}", no_wrap=True)
-    for name in ("state", "dtype", "batches"):
+    for name in ("state", "computes"):
         table.add_column(name, no_wrap=True)
     for name in ("tok/s", "free cache", "sess."):
         table.add_column(name, justify="right", no_wrap=True)
@@ -65,6 +65,12 @@ def _model(report: StatusReport, columns: int) -> list[RenderableType]:
     return [title, table, _verdict(report), *rejected, Text()]
 
 
+def _computes(peer: PeerRow) -> str:
+    """Precision and way of batching, short: `fp32 flat`."""
+    precision = peer.precision.replace("bfloat", "bf").replace("float", "fp")
+    return f"{precision} {'1x1' if peer.batching == 'one by one' else peer.batching or '?'}"
+
+
 def _add_peer(table: Table, peer: PeerRow, drawn: str) -> None:
     style = _STYLES[peer.state]
     share = f"{_short(peer.free_tokens)}/{_short(peer.total_tokens)}"
@@ -73,8 +79,7 @@ def _add_peer(table: Table, peer: PeerRow, drawn: str) -> None:
         str(peer.span),
         Text(drawn, style),
         Text(peer.state.value, style),
-        Text(peer.precision),
-        Text(peer.batching or "?"),
+        Text(_computes(peer)),
         "?" if peer.tokens_per_s is None else f"{peer.tokens_per_s:,.0f}",
         share,
         str(peer.sessions),
