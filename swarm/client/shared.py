@@ -8,6 +8,7 @@ from swarm.client.deadline import StepDeadline
 from swarm.client.inbox import Inbox
 from swarm.client.navigator import Navigator
 from swarm.client.pieces import Pace
+from swarm.client.routes import Routes
 from swarm.client.stats import ClientStats
 from swarm.core.config import ClientConfig
 from swarm.shards.traits import ModelTraits
@@ -38,3 +39,4 @@ class Shared:
     stats: ClientStats
     chunk_bytes: int = CHUNK_BYTES
     pace: Pace = field(default_factory=Pace)
+    routes: Routes = field(default_factory=Routes)
