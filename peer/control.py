@@ -101,6 +101,9 @@ class Control:
             raise PeerBusy("this peer is leaving and takes no new sessions")
         with self._table.opening(message.session, link, message.tokens) as opening:
             next_link = await self._dial(message.next)
+            self._kept(
+                link.peer_id, message
+            )  # counts as used: what it needs is not the first to make room for it
             await self._table.reserve(opening)
             session = HopSession(
                 id=message.session,
@@ -118,15 +121,18 @@ class Control:
 
     def _begin(self, session: HopSession, message: Open) -> int:
         """Let a new session begin with what an ended one left; its length. The copy runs before the first step."""
-        chain = message.prefix[: message.tokens // BLOCK_TOKENS]
-        shard = session.shard
-        found = self._table.prefixes.find(session.client.peer_id, shard.span, chain, session.last_used_s)
+        found = self._kept(session.client.peer_id, message)
         if found is None:
             return 0
         cached, session.promised = found
-        copied = self._worker.ask(session, partial(shard.adopt, cached, session.promised))
+        copied = self._worker.ask(session, partial(session.shard.adopt, cached, session.promised))
         copied.add_done_callback(partial(self._copied, session))
         return session.promised
+
+    def _kept(self, client: str, message: Open) -> tuple[ShardSession, int] | None:
+        """The longest beginning of the coming prompt that is kept, within the room that is asked for."""
+        span, chain = Span(message.start, message.end), message.prefix[: message.tokens // BLOCK_TOKENS]
+        return self._table.prefixes.find(client, span, chain, asyncio.get_running_loop().time())
 
     def _copied(self, session: HopSession, copied: asyncio.Future[None]) -> None:
         if not copied.cancelled() and copied.exception() is not None and not session.closed:
@@ -187,7 +193,7 @@ class Control:
         chunk = message.chunk or max(state.length, 1)
         for start in range(0, state.length, chunk):
             end = min(start + chunk, state.length)
-            kept = await self._worker.ask(session, partial(_kept, shard, state, start, end))
+            kept = await self._worker.ask(session, partial(_slice, shard, state, start, end))
             info = ReplayInfo(until=message.until, last=end == state.length)
             number = max(state.step, 0)  # a session that began with a copy may have run no step yet
             await self._stepping.send_step(session, kept, Onward(number, start, replay=info))
@@ -217,7 +223,7 @@ def _acting(session: HopSession) -> Iterator[None]:
         session.acting = False
 
 
-def _kept(shard: ShardSession, state: Done, start: int, end: int) -> StepTensors:
+def _slice(shard: ShardSession, state: Done, start: int, end: int) -> StepTensors:
     """Runs in the device's thread, where the session does not change meanwhile."""
     if shard.last_step != state.step or shard.length < end:
         raise RequestError("the session went on while it was replayed")

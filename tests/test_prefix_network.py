@@ -31,17 +31,25 @@ def test_the_second_request_with_a_prompt_costs_every_peer_its_tail(swarm_factor
         "max_new_tokens": NEW_TOKENS,
         "min_new_tokens": NEW_TOKENS,
     }
-    expected = AutoModelForCausalLM.from_pretrained(demo_path()).generate(ids, **arguments)
+    local: Any = AutoModelForCausalLM.from_pretrained(demo_path())
+    expected = local.generate(ids, **arguments)
     forwarded = LENGTH + NEW_TOKENS - 1
 
-    def computed() -> list[int]:
-        return [record.computed_tokens for record in records(swarm.addresses, "demo")]
+    before = {record.peer_id: record.computed_tokens for record in records(swarm.addresses, "demo")}
+
+    def wait_computed(tokens: int) -> None:
+        """Wait until every peer announces that it has computed so many tokens for this test."""
+
+        def spent() -> list[int]:
+            found = records(swarm.addresses, "demo")
+            return [record.computed_tokens - before[record.peer_id] for record in found]
+
+        wait_for(lambda: spent() == [tokens] * 3, 15.0, f"three peers announce {tokens} computed tokens")
 
     with SwarmModel.from_pretrained("demo", peers=swarm.addresses) as model:
-        assert torch.equal(model.generate(ids, **arguments), expected)
-        wait_for(lambda: computed() == [forwarded] * 3, 15.0, "the first request is announced")
-        assert torch.equal(model.generate(ids, **arguments), expected)
+        assert model.generate(ids, **arguments).tolist() == expected.tolist()
+        wait_computed(forwarded)
+        assert model.generate(ids, **arguments).tolist() == expected.tolist()
         assert model.stats.reused_tokens == REUSED
-        total = 2 * forwarded - REUSED
-        wait_for(lambda: computed() == [total] * 3, 15.0, f"three peers announce {total} computed tokens")
+        wait_computed(2 * forwarded - REUSED)
     assert wait_all_free(swarm.addresses)

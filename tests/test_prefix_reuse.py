@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from swarm.core.config import PeerLimits
+from swarm.core.span import Span
 from swarm.wire.messages import Message, Open, StepMessage
 from tests.in_process import Lab, serve_twice
 from tests.shard_lab import left_padded, prompt
@@ -114,6 +115,15 @@ def test_the_chain_reuses_what_all_of_its_hops_have() -> None:
         assert lab.stats.reused_tokens == 0
 
 
+def test_hops_that_have_more_than_others_roll_back() -> None:
+    with Lab() as lab:
+        serve(lab)
+        lab.check_exact(input_ids=LONG)
+        lab.peers["B"].service.sessions.prefixes.clear()
+        lab.check_exact(input_ids=LONG[:, :130])
+        assert cost_of(lab, input_ids=LONG) == [209 - 128] * 3
+
+
 def test_what_is_kept_makes_room_for_sessions() -> None:
     with Lab() as lab:
         serve(lab, cache_tokens=448)
@@ -147,6 +157,16 @@ def test_the_chain_that_holds_the_prompt_is_chosen_while_it_can_be_used() -> Non
         lab.do(lab.kill("B"))
         lab.check_exact(input_ids=LONG)
         assert load.load.computed_tokens == 79 + 209
+
+
+def test_a_chain_that_spares_little_is_not_preferred() -> None:
+    with Lab() as lab:
+        serve(lab)
+        lab.check_exact(input_ids=LONG)
+        faster = lab.serve("b", 2, 4, cost=0.0001).service
+        other = torch.cat([LONG[:, :64], prompt(150, seed=8)], dim=1)
+        lab.check_exact(input_ids=other)
+        assert faster.load.computed_tokens == 214 + 9
 
 
 @pytest.mark.parametrize("victims", ["A", "B", "C", "AC", "ABC"])
@@ -195,6 +215,18 @@ def test_a_hop_that_has_lost_what_it_promised_costs_time_but_no_token(liar: str)
 
         lab.meadow.fate = forget
         lab.check_exact(input_ids=LONG)
+
+
+def test_what_does_not_fit_is_computed_from_the_start() -> None:
+    with Lab() as lab:
+        serve(lab)
+        lab.check_exact(input_ids=LONG)
+        store = lab.peers["B"].service.sessions.prefixes
+        found = store.find("cLient", Span(2, 4), lab.sessions[0].chain._prefix(), lab.loop.time())
+        assert found is not None
+        found[0].rows = 2
+        lab.check_exact(input_ids=LONG)
+        assert lab.stats.reused_tokens == 0
 
 
 WAYS: dict[str, Callable[[], dict[str, Any]]] = {
