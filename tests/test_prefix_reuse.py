@@ -12,9 +12,10 @@ from torch import Tensor
 
 from swarm.core.config import PeerLimits
 from swarm.core.span import Span
+from swarm.shards.step import Step, StepTensors
 from swarm.wire.messages import Message, Open, StepMessage
 from tests.in_process import Lab, serve_twice
-from tests.shard_lab import left_padded, prompt
+from tests.shard_lab import hidden, left_padded, prompt
 
 pytestmark = pytest.mark.slow
 
@@ -227,6 +228,26 @@ def test_what_does_not_fit_is_computed_from_the_start() -> None:
         found[0].rows = 2
         lab.check_exact(input_ids=LONG)
         assert lab.stats.reused_tokens == 0
+
+
+def test_another_prompt_after_an_interrupted_one_does_not_begin_with_its_prefix() -> None:
+    past, other = StepTensors(hidden(200)), StepTensors(hidden(200, seed=8))
+    with Lab() as lab:
+        serve(lab)
+        expected = lab.open(max_tokens=256).step(Step(0, 0, other), keep_last=1)
+        first = lab.open(max_tokens=256)
+        first.step(Step(0, 0, past), keep_last=1)
+        first.close()
+        second = lab.open(max_tokens=256)
+        lab.meadow.fate = lambda source, sink, message: int(not isinstance(message, StepMessage))
+        task = lab.tasks.create_task(second.chain.step(Step(0, 0, past), 1))
+        lab.settle()
+        assert second.chain._resend_from == 192
+        task.cancel()
+        lab.settle()
+        lab.meadow.fate = lambda source, sink, message: 1
+        assert torch.allclose(second.step(Step(1, 0, other), keep_last=1), expected, atol=1e-5)
+        second.close()
 
 
 WAYS: dict[str, Callable[[], dict[str, Any]]] = {

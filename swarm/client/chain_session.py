@@ -118,6 +118,8 @@ class ChainSession:
         if step.start < history.length:
             if not traits.croppable or (traits.slides and not self._rollback):
                 self._resend_from = 0  # hops of this model cannot go back, but can be fed again
+            elif self._resend_from is not None:
+                self._resend_from = min(self._resend_from, step.start)  # what hops reused may go now, too
             history.truncate(step.start)
             self._hashes.truncate(step.start)
         if step.select_rows is not None and history.length:
@@ -203,7 +205,7 @@ class ChainSession:
 
     async def _start_over(self) -> None:
         """A hop did not accept what followed the past that it said it had: compute all of it."""
-        self._may_reuse = False
+        self._may_reuse, self._resend_from = False, 0
         await self.close()
 
     async def _mend_edge(self, victim: RemoteHop) -> None:
