@@ -19,6 +19,8 @@ from swarm.cli.setting_types import (
     Seconds,
     ShortName,
     Shown,
+    Switch,
+    WholeNumber,
 )
 from swarm.cli.settings import ModelSettings, PeersSettings
 from swarm.core.config import NodeConfig, PeerConfig, PeerLimits, Precision, Quantization
@@ -67,6 +69,15 @@ class LimitSettings(NodeSettings):
     batch_tokens: Annotated[
         Count, Field(description="Most tokens of prompts that run in one batch with other sessions.")
     ] = _LIMITS.batch_tokens
+    kept_prefixes: Annotated[
+        WholeNumber,
+        Field(
+            description="Most ended sessions whose cache is kept for prompts that begin alike; 0 for none."
+        ),
+    ] = _LIMITS.kept_prefixes
+    share_prefixes: Annotated[
+        Switch, Field(description="Keep them for all clients: only among clients that trust each other.")
+    ] = _LIMITS.share_prefixes
     admission_wait_s: Annotated[
         Seconds, Field(description="How long a new session may wait for free cache, in seconds.")
     ] = _LIMITS.admission_wait_s
@@ -98,6 +109,8 @@ class LimitSettings(NodeSettings):
             max_batch_rows=self.max_batch_rows,
             max_step_tokens=self.max_step_tokens,
             batch_tokens=self.batch_tokens,
+            kept_prefixes=self.kept_prefixes,
+            share_prefixes=self.share_prefixes,
             admission_wait_s=self.admission_wait_s,
             idle_session_s=self.idle_session_s,
             drain_s=self.drain_s,

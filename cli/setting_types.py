@@ -119,6 +119,7 @@ def _all(check: Callable[[str], str]) -> Callable[[object], object]:
 
 
 Count = Annotated[int, Field(gt=0, lt=1 << 53), says("must be a positive integer")]
+WholeNumber = Annotated[int, Field(ge=0, lt=1 << 53), says("must be an integer of at least 0")]
 Counts = Annotated[
     tuple[Count, ...],
     Field(min_length=1),

@@ -21,6 +21,7 @@ from swarm.core.errors import (
     SessionLost,
     SwarmError,
 )
+from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.core.span import Span
 from swarm.peer.link_watch import LinkWatch
 from swarm.peer.offer import Offer
@@ -101,6 +102,9 @@ class Control:
             raise PeerBusy("this peer is leaving and takes no new sessions")
         with self._table.opening(message.session, link, message.tokens) as opening:
             next_link = await self._dial(message.next)
+            self._kept(
+                link.peer_id, message
+            )  # counts as used: what it needs is not the first to make room for it
             await self._table.reserve(opening)
             session = HopSession(
                 id=message.session,
@@ -113,7 +117,28 @@ class Control:
                 last_used_s=asyncio.get_running_loop().time(),
             )
             self._table.add(session)
-        return self._state(message.request, session)
+        length = self._begin(session, message)
+        return self._state(message.request, session).model_copy(update={"length": length})
+
+    def _begin(self, session: HopSession, message: Open) -> int:
+        """Let a new session begin with what an ended one left; its length. The copy runs before the first step."""
+        found = self._kept(session.client.peer_id, message)
+        if found is None:
+            return 0
+        cached, session.promised = found
+        copied = self._worker.ask(session, partial(session.shard.adopt, cached, session.promised))
+        copied.add_done_callback(partial(self._copied, session))
+        return session.promised
+
+    def _kept(self, client: str, message: Open) -> tuple[ShardSession, int] | None:
+        """The longest beginning of the coming prompt that is kept, within the room that is asked for."""
+        span, chain = Span(message.start, message.end), message.prefix[: message.tokens // BLOCK_TOKENS]
+        return self._table.prefixes.find(client, span, chain, asyncio.get_running_loop().time())
+
+    def _copied(self, session: HopSession, copied: asyncio.Future[None]) -> None:
+        if not copied.cancelled() and copied.exception() is not None and not session.closed:
+            logger.warning("a prefix could not be copied: %s", copied.exception())
+            self._stepping.end(session)
 
     def _check_compatible(self, message: Open) -> None:
         offer = self._offer
@@ -169,11 +194,10 @@ class Control:
         chunk = message.chunk or max(state.length, 1)
         for start in range(0, state.length, chunk):
             end = min(start + chunk, state.length)
-            kept = await self._worker.ask(session, partial(_kept, shard, state, start, end))
+            kept = await self._worker.ask(session, partial(_slice, shard, state, start, end))
             info = ReplayInfo(until=message.until, last=end == state.length)
-            await self._stepping.send_step(
-                session, pack(kept.named()), Onward(state.step, start, replay=info)
-            )
+            number = max(state.step, 0)  # a session that began with a copy may have run no step yet
+            await self._stepping.send_step(session, pack(kept.named()), Onward(number, start, replay=info))
         session.last_used_s = asyncio.get_running_loop().time()
         return state
 
@@ -184,6 +208,7 @@ class Control:
         except SessionLost:
             return Done(request=message.request)
         self._stepping.end(session)
+        self._table.keep(session, message.prefix, asyncio.get_running_loop().time())
         return Done(request=message.request, free_tokens=self._table.free_tokens)
 
 
@@ -199,7 +224,7 @@ def _acting(session: HopSession) -> Iterator[None]:
         session.acting = False
 
 
-def _kept(shard: ShardSession, state: Done, start: int, end: int) -> StepTensors:
+def _slice(shard: ShardSession, state: Done, start: int, end: int) -> StepTensors:
     """Runs in the device's thread, where the session does not change meanwhile."""
     if shard.last_step != state.step or shard.length < end:
         raise RequestError("the session went on while it was replayed")
@@ -218,6 +243,8 @@ async def sweep_idle(table: SessionTable, stepping: Stepping) -> None:
     idle_session_s = table.limits.idle_session_s
     while True:
         await asyncio.sleep(min(idle_session_s / 4, 5.0))
-        for session in table.idle_since(asyncio.get_running_loop().time() - idle_session_s):
+        before_s = asyncio.get_running_loop().time() - idle_session_s
+        table.prefixes.expire(before_s)
+        for session in table.idle_since(before_s):
             logger.info("session %s ended after %g s without a step", session.id.hex()[:8], idle_session_s)
             stepping.end(session)

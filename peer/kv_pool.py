@@ -38,6 +38,10 @@ class KVPool:
         """Whether an empty pool would have room."""
         return pages_for(tokens) <= self._total
 
+    def lacking(self, owner: bytes, tokens: int) -> int:
+        """Token rows that must become free before `owner` can hold room for `tokens` in all; 0 if none."""
+        return max(pages_for(tokens) - self._held.get(owner, 0) - self._free, 0) * PAGE_TOKENS
+
     def acquire(self, owner: bytes, tokens: int) -> bool:
         """Make `owner` hold room for `tokens` in all (growing, never shrinking); False if there is no room."""
         more = pages_for(tokens) - self._held.get(owner, 0)

@@ -107,6 +107,7 @@ class Service:
         for session in self.sessions:
             self._stepping.end(session)
         self._crew.stop()
+        self.sessions.prefixes.clear()
         self.sessions.check()
         self._executor.stop()
 

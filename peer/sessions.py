@@ -10,7 +10,7 @@ peer it named may send steps into it. For anybody else the session does not exis
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,6 +18,7 @@ from swarm.core.config import PeerLimits
 from swarm.core.errors import PeerBusy, PeerUnreachable, RequestError, SessionBehind, SessionLost
 from swarm.peer.allowance import Allowance
 from swarm.peer.kv_pool import KVPool
+from swarm.peer.prefix_store import PrefixStore
 from swarm.shards.session import ShardSession
 from swarm.wire.link import Link
 from swarm.wire.messages import NextHop
@@ -87,6 +88,9 @@ class SessionTable:
         self._openings: dict[bytes, Opening] = {}
         self._freed = asyncio.Event()
         self.limits = limits
+        self.prefixes: PrefixStore[ShardSession] = PrefixStore(
+            pool, limits.kept_prefixes, is_shared=limits.share_prefixes
+        )
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -96,7 +100,8 @@ class SessionTable:
 
     @property
     def free_tokens(self) -> int:
-        return self._pool.free_tokens
+        """Token rows that sessions can have: what ended sessions keep is evicted for them."""
+        return self._pool.free_tokens + self.prefixes.held_tokens
 
     @property
     def total_tokens(self) -> int:
@@ -138,12 +143,12 @@ class SessionTable:
         """
         try:
             async with asyncio.timeout(self.limits.admission_wait_s):
-                while not self._pool.acquire(opening.id, opening.tokens):
+                while not self._acquire(opening.id, opening.tokens):
                     await self._freed.wait()
                     opening.check()
         except TimeoutError as error:
             raise PeerBusy(
-                f"no free cache: the session needs {opening.tokens} tokens, {self._pool.free_tokens} of "
+                f"no free cache: the session needs {opening.tokens} tokens, {self.free_tokens} of "
                 f"{self._pool.total_tokens} are free (waited {self.limits.admission_wait_s:g} s)"
             ) from error
 
@@ -224,10 +229,10 @@ class SessionTable:
             raise SessionBehind(f"step starts at position {start}, but only {session.promised} are cached")
         tokens = rows * end
         if tokens > session.reserved:
-            if not self._pool.acquire(session.id, tokens):
+            if not self._acquire(session.id, tokens):
                 raise PeerBusy(
                     f"no free cache: the session has grown to {tokens} tokens, "
-                    f"{self._pool.free_tokens} of {self._pool.total_tokens} are free"
+                    f"{self.free_tokens} of {self._pool.total_tokens} are free"
                 )
             session.reserved = tokens
         session.promised = end if number > session.newest else max(session.promised, end)
@@ -240,6 +245,13 @@ class SessionTable:
             self._release(session.id)
             self._changed()
 
+    def keep(self, session: HopSession, chain: Sequence[bytes], now_s: float) -> None:
+        """Keep what a removed session has cached, if its accepted steps have all run; `chain` hashes its blocks."""
+        shard = session.shard
+        is_settled = (shard.last_step, shard.length) == (session.newest, session.promised)
+        if is_settled and shard.is_copyable:
+            self.prefixes.keep(session.client.peer_id, chain, shard, now_s)
+
     async def wait_empty(self) -> None:
         """Returns when no session is left."""
         while self._sessions:
@@ -248,6 +260,14 @@ class SessionTable:
     def client_left(self) -> None:
         """Let openings look whether their client is still there."""
         self._wake()
+
+    def _acquire(self, session: bytes, tokens: int) -> bool:
+        """As the pool's; what ended sessions keep makes room, if that is enough."""
+        while self.prefixes.held_tokens >= self._pool.lacking(session, tokens):
+            if self._pool.acquire(session, tokens):
+                return True
+            self.prefixes.evict()
+        return False
 
     def _release(self, session: bytes) -> None:
         self._pool.release(session)

@@ -246,7 +246,7 @@ class Lab:
         for peer in self.peers.values():
             if not peer.node.dead:
                 assert len(peer.service.sessions) == 0, f"{peer.node.peer_id} still holds a session"
-                assert peer.pool.free_tokens == peer.pool.total_tokens
+                assert peer.service.sessions.free_tokens == peer.pool.total_tokens
                 peer.pool.check()
 
     @property

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.client.pieces import LEAST_TOKENS, Pace, cut
+from swarm.client.pieces import LEAST_TOKENS, Pace, cut, wanted_from
 from swarm.shards.history import History
 from swarm.shards.step import Step, StepTensors
 
@@ -27,15 +27,17 @@ def past_and_step(before: int, new: int, rows: int) -> tuple[History, Step]:
     rows=st.integers(1, 3),
     keep_last=st.integers(0, 3),
     chunk=st.integers(0, 17),
-    from_start=st.booleans(),
+    resend=st.none() | st.integers(0, 80),
 )
 def test_pieces_follow_each_other_and_bring_everything_once(
-    before: int, new: int, rows: int, keep_last: int, chunk: int, from_start: bool
+    before: int, new: int, rows: int, keep_last: int, chunk: int, resend: int | None
 ) -> None:
     history, step = past_and_step(before, new, rows)
     keep_last = min(keep_last, new)
-    pieces = cut(step, history, from_start=from_start, keep_last=keep_last, chunk=chunk)
-    first = 0 if from_start else before
+    if resend is not None:
+        resend = min(resend, wanted_from(step, keep_last))
+    pieces = cut(step, history, resend_from=resend, keep_last=keep_last, chunk=chunk)
+    first = before if resend is None else resend
     assert pieces[0].start == first
     assert [p.start + p.tensors.tokens for p in pieces] == [*(p.start for p in pieces[1:]), before + new]
     sent = torch.cat([p.tensors.hidden for p in pieces], dim=1)
@@ -47,9 +49,9 @@ def test_pieces_follow_each_other_and_bring_everything_once(
 
 def test_rows_are_selected_once_and_not_in_a_past_that_is_sent_again() -> None:
     history, step = past_and_step(10, 30, 2)
-    pieces = cut(step, history, from_start=False, keep_last=1, chunk=8)
+    pieces = cut(step, history, resend_from=None, keep_last=1, chunk=8)
     assert [p.select_rows for p in pieces] == [(0, 1), None, None, None]
-    again = cut(step, history, from_start=True, keep_last=1, chunk=8)
+    again = cut(step, history, resend_from=0, keep_last=1, chunk=8)
     assert {p.select_rows for p in again} == {None}
 
 

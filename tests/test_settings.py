@@ -124,8 +124,9 @@ def test_every_limit_of_a_peer_is_an_option_with_its_default() -> None:
     limits = LimitSettings.load({})
     assert limits.limits() == PeerLimits()
     assert {field.name for field in fields(PeerLimits)} <= LimitSettings.model_fields.keys()
-    given = {name: str(int(value) - 1) for name, value in asdict(PeerLimits()).items()}
-    assert asdict(LimitSettings.load(given).limits()) == {name: float(value) for name, value in given.items()}
+    other = {name: True if value is False else int(value) - 1 for name, value in asdict(PeerLimits()).items()}
+    given = {name: str(value) for name, value in other.items()}
+    assert asdict(LimitSettings.load(given).limits()) == other
 
 
 @pytest.mark.parametrize(

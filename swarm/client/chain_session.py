@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from swarm.client.block_hashes import BlockHashes
 from swarm.client.courier import Courier
 from swarm.client.hop import RemoteHop, SessionShape
-from swarm.client.pieces import cut
+from swarm.client.pieces import cut, wanted_from
 from swarm.client.repair import Past, Rebuild, Repairer, find_gap
 from swarm.client.shared import LoadedModel, Shared
 from swarm.client.trouble import Trouble
 from swarm.client.waiting import PROBE_TIMEOUT_S
-from swarm.core.errors import NextUnreachable, PeerError
+from swarm.core.errors import NextUnreachable, PeerError, RequestError
+from swarm.routing.chain import Chain, Hop
 from swarm.shards.history import History
 from swarm.shards.step import Step, StepTensors
 
@@ -49,7 +52,10 @@ class ChainSession:
         self._courier = Courier(shared)
         self._precision: str | None = None
         self._recorded = -1
-        self._from_start = True  # the next step brings the whole past: hops have none, or one that must go
+        self._resend_from: int | None = 0  # the next step brings the past from there on; None: hops have it
+        self._hashes = BlockHashes()
+        self._may_reuse = True
+        self._is_settled = False  # the last step was answered: all hops have run it
         self._turn = asyncio.Lock()  # an interrupted step may still take its leave when the next one comes
         self._answered = False
         self.hops: list[RemoteHop] = []
@@ -62,17 +68,23 @@ class ChainSession:
             SwarmUnavailable: if layers stay unserved until the deadline; the session can be resumed afterwards.
         """
         async with self._turn:
+            self._is_settled = False
             self._record(step)
             trouble = Trouble(self._shared.config.unavailable_timeout_s)
             while True:
                 try:
-                    await self._make_whole(step, trouble)
+                    await self._make_whole(step, keep_last, trouble)
                     hidden = await self._run(step, keep_last)
                 except PeerError as error:
                     trouble.note(error, _now_s())
                     await self._blame(error, trouble)
                     await asyncio.sleep(trouble.pause_s)
+                except RequestError:
+                    if not self._resend_from:
+                        raise
+                    await self._start_over()
                 else:
+                    self._is_settled = True
                     self._count(trouble)
                     return hidden
 
@@ -84,9 +96,18 @@ class ChainSession:
         stats.steps += 1
 
     async def close(self) -> None:
-        """End the sessions on all hops."""
+        """End the sessions on all hops; these may keep what they have cached, unless a step is half done."""
         hops, self.hops = self.hops, []
-        await self._repairer.close(hops)
+        prefix = self._prefix() if self._is_settled else ()
+        if hops and prefix:
+            chain = Chain(tuple(Hop(hop.peer_id, hop.span) for hop in hops), 0.0, hops[0].precision)
+            self._shared.routes.remember(prefix, chain)
+        await self._repairer.close(hops, prefix)
+
+    def _prefix(self) -> tuple[bytes, ...]:
+        """The hashes of what is cached or to come; none for sessions whose past nobody can continue."""
+        traits = self._model.traits
+        return self._hashes.of(self._history) if traits.croppable and not traits.slides else ()
 
     def _record(self, step: Step) -> None:
         """Bring the client's own past up to and including this step."""
@@ -96,13 +117,17 @@ class ChainSession:
         history, traits = self._history, self._model.traits
         if step.start < history.length:
             if not traits.croppable or (traits.slides and not self._rollback):
-                self._from_start = True  # hops of this model cannot go back, but can be fed again
+                self._resend_from = 0  # hops of this model cannot go back, but can be fed again
+            elif self._resend_from is not None:
+                self._resend_from = min(self._resend_from, step.start)  # what hops reused may go now, too
             history.truncate(step.start)
+            self._hashes.truncate(step.start)
         if step.select_rows is not None and history.length:
             history.select_rows(step.select_rows)
+            self._hashes.truncate(0)
         history.append(step.tensors)
 
-    async def _make_whole(self, step: Step, trouble: Trouble) -> None:
+    async def _make_whole(self, step: Step, keep_last: int, trouble: Trouble) -> None:
         self._notice_lost_links()
         if self.hops and find_gap(self.hops) is None:
             return
@@ -123,9 +148,15 @@ class ChainSession:
         except Rebuild:
             await self.close()
         if not self.hops:
-            self.hops = await self._repairer.build(shape, self._precision, give_up_s)
-            self._from_start = True
-            self._precision = self.hops[0].precision
+            await self._build(shape, wanted_from(step, keep_last), give_up_s)
+
+    async def _build(self, shape: SessionShape, wanted: int, give_up_s: float) -> None:
+        """A fresh chain; what all its hops have kept need not be computed, as far as it is not wanted."""
+        if self._may_reuse and wanted:
+            shape = replace(shape, prefix=self._prefix())
+        self.hops = await self._repairer.build(shape, self._precision, give_up_s)
+        self._resend_from = min(wanted, *(hop.reused for hop in self.hops))
+        self._precision = self.hops[0].precision
 
     def _notice_lost_links(self) -> None:
         """Peers that went away between two steps are not asked again at once."""
@@ -143,11 +174,13 @@ class ChainSession:
 
     async def _run(self, step: Step, keep_last: int) -> Tensor:
         past, most = self._history, self._most(step.tensors)
-        tokens = past.length if self._from_start else step.tensors.tokens
+        first = self._resend_from
+        tokens = step.tensors.tokens if first is None else past.length - first
         chunk = most and min(self._shared.pace.chunk(tokens, step.tensors.rows, len(self.hops)), most)
-        pieces = cut(step, past, from_start=self._from_start, keep_last=keep_last, chunk=chunk)
+        pieces = cut(step, past, resend_from=first, keep_last=keep_last, chunk=chunk)
         outputs = await self._courier.carry(self.hops, pieces)
-        self._from_start = False
+        self._shared.stats.reused_tokens += first or 0
+        self._resend_from = None
         found = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         missing = step.tensors.tokens - found.shape[1]
         if missing == 0:
@@ -156,6 +189,7 @@ class ChainSession:
 
     async def _blame(self, error: PeerError, trouble: Trouble) -> None:
         """Draw the consequences of a failure: which hops are lost, which peer is avoided."""
+        self._may_reuse = self._may_reuse and not self._resend_from  # what was reused may be the reason
         guilty = [hop for hop in self.hops if hop.peer_id == error.peer_id]
         if isinstance(error, NextUnreachable) and guilty and await _lives(guilty[0]):
             await self._mend_edge(guilty[0])
@@ -168,6 +202,11 @@ class ChainSession:
             self._shared.navigator.failed(error.peer_id, str(error))
         for hop in guilty:
             await hop.dismiss()
+
+    async def _start_over(self) -> None:
+        """A hop did not accept what followed the past that it said it had: compute all of it."""
+        self._may_reuse, self._resend_from = False, 0
+        await self.close()
 
     async def _mend_edge(self, victim: RemoteHop) -> None:
         """Both ends of an edge live: their caches stay."""

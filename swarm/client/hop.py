@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from swarm.core.errors import PeerError
+from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.core.span import Span
 from swarm.wire.link import Link
 from swarm.wire.messages import Close, Done, Inspect, NextHop, Open, Relink, Replay
@@ -17,12 +19,13 @@ _DISMISS_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SessionShape:
-    """What every hop of a session is opened with; `tokens` are token rows."""
+    """What every hop of a session is opened with; `tokens` are token rows, `prefix` hashes the blocks to come."""
 
     model_uid: str
     tokens: int
     rollback: bool
     timeout_s: float
+    prefix: tuple[bytes, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +36,7 @@ class RemoteHop:
         relayed: its output comes to the client, which carries it to the next hop, because the peers cannot reach
             each other (or because it is the last hop).
         lost: the peer died, or forgot the session.
+        reused: positions the session began with, because the peer had kept them.
     """
 
     link: Link
@@ -42,6 +46,7 @@ class RemoteHop:
     session: bytes = field(default_factory=lambda: secrets.token_bytes(16))
     relayed: bool = False
     lost: bool = False
+    reused: int = 0
 
     @property
     def peer_id(self) -> str:
@@ -61,7 +66,7 @@ class RemoteHop:
         Raises:
             PeerError, RequestError: as `Link.request`; NextUnreachable if the peer cannot reach `following`.
         """
-        return await self.link.request(
+        done = await self.link.request(
             Open(
                 request=0,
                 session=self.session,
@@ -71,11 +76,14 @@ class RemoteHop:
                 end=self.span.end,
                 tokens=shape.tokens,
                 rollback=shape.rollback,
+                prefix=list(shape.prefix),
                 previous=previous,
                 next=following.as_next() if following is not None else None,
             ),
             timeout_s=shape.timeout_s,
         )
+        self.reused = done.length if done.length <= len(shape.prefix) * BLOCK_TOKENS else 0
+        return done
 
     async def relink(self, previous: str | None, following: RemoteHop | None, timeout_s: float) -> Done:
         """Tell the peer its new neighbours."""
@@ -92,9 +100,10 @@ class RemoteHop:
         """Ask for the session's length and last step."""
         return await self.link.request(Inspect(request=0, session=self.session), timeout_s=timeout_s)
 
-    async def close(self, timeout_s: float) -> Done:
-        """End the session on the peer."""
-        return await self.link.request(Close(request=0, session=self.session), timeout_s=timeout_s)
+    async def close(self, timeout_s: float, prefix: Sequence[bytes] = ()) -> Done:
+        """End the session on the peer, which may keep the cache of blocks that have these hashes."""
+        message = Close(request=0, session=self.session, prefix=list(prefix))
+        return await self.link.request(message, timeout_s=timeout_s)
 
     async def dismiss(self) -> None:
         """Give up on this hop: should its peer live, it ends the session, but nobody waits for its answer."""

@@ -147,6 +147,16 @@ class Navigator:
         assert failure is not None
         raise failure
 
+    def still_serves(self, chain: Chain, request: ChainWish) -> bool:
+        """Whether every peer of an earlier chain can be used for this, as far as the picture says."""
+        self.view = self._refresher.view()
+        precision = chain.precision
+        if request.precision not in (None, precision) or dtype_of(precision) != request.dtype:
+            return False
+        wanted = self._chain_request(request, precision)
+        found = [(self.view.get(hop.peer_id), hop.span) for hop in chain.hops]
+        return all(r is not None and r.span.covers(span) and not wanted.objection(r) for r, span in found)
+
     def _precisions(self, request: ChainWish) -> list[str]:
         """The precisions to try; at least one, so that the search can say what is missing."""
         if request.precision is not None:

@@ -31,21 +31,27 @@ class Piece:
         return self.tensors.rows * self.tensors.tokens
 
 
-def cut(step: Step, past: History, *, from_start: bool, keep_last: int, chunk: int) -> list[Piece]:
+def wanted_from(step: Step, keep_last: int) -> int:
+    """The first position whose output the caller wants: the last `keep_last` of the step, or all of it (0)."""
+    return step.start + step.tensors.tokens - keep_last if keep_last else step.start
+
+
+def cut(step: Step, past: History, *, resend_from: int | None, keep_last: int, chunk: int) -> list[Piece]:
     """The pieces of a step, of at most `chunk` positions each (0: one piece).
 
-    `past` ends with this step. With `from_start` everything before the step is sent again, for hops with empty caches.
+    `past` ends with this step. It is sent from position `resend_from` on, for hops whose caches end there; None sends
+    the step alone.
     """
-    first = 0 if from_start else step.start
+    first = step.start if resend_from is None else resend_from
     end = step.start + step.tensors.tokens
-    wanted_from = end - keep_last if keep_last else step.start
+    wanted = wanted_from(step, keep_last)
     pieces = []
     for start in range(first, end, chunk or end - first):
         stop = min(start + chunk, end) if chunk else end
         whole = (start, stop) == (step.start, end)
         tensors = step.tensors if whole else past.slice(start, stop)
-        rows = step.select_rows if start == step.start and not from_start else None
-        pieces.append(Piece(step.number, start, tensors, rows, max(stop - max(start, wanted_from), 0)))
+        rows = step.select_rows if start == step.start and resend_from is None else None
+        pieces.append(Piece(step.number, start, tensors, rows, max(stop - max(start, wanted), 0)))
     return pieces
 
 

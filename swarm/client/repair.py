@@ -90,13 +90,20 @@ class Repairer:
         before.relayed = True
 
     async def build(self, shape: SessionShape, precision: str | None, give_up_s: float) -> list[RemoteHop]:
-        """A fresh chain over all layers; nothing is in its caches.
+        """A fresh chain over all layers; its caches hold what `RemoteHop.reused` says.
 
         Raises:
             SwarmUnavailable: if layers stay unserved until `give_up_s` (monotonic).
             PeerError: if a peer fails meanwhile; its `peer_id` is set.
         """
         wish = ChainWish(tokens=shape.tokens, dtype=self._dtype, precision=precision)
+        known = self._shared.routes.find(shape.prefix)
+        if known is not None and self._shared.navigator.still_serves(known, wish):
+            try:
+                return await self._open(known, shape, None, None)
+            except PeerError:
+                self._shared.routes.forget(known)
+                raise
         chain = await self._shared.navigator.wait_for_plan(Span(0, self._shared.layers), wish, give_up_s)
         return await self._open(chain, shape, None, None)
 
@@ -232,19 +239,22 @@ class Repairer:
             )
             await hop.link.send(step, payload)
 
-    async def close(self, hops: Sequence[RemoteHop]) -> None:
-        """End the sessions of these hops as far as their peers can be reached; nobody waits for a hanging one."""
+    async def close(self, hops: Sequence[RemoteHop], prefix: Sequence[bytes] = ()) -> None:
+        """End the sessions of these hops as far as their peers can be reached; nobody waits for a hanging one.
+
+        All hops have the whole of what `prefix` hashes, and may keep it.
+        """
         live = [hop for hop in hops if hop.usable]
         for hop in hops:
             hop.lost = True
-        await asyncio.gather(*(self._close_one(hop) for hop in live))
+        await asyncio.gather(*(self._close_one(hop, prefix) for hop in live))
 
     async def _dismiss(self, hops: Sequence[RemoteHop]) -> None:
         """Give up on hops that were just opened, or that may still be about to open."""
         await asyncio.gather(*(hop.dismiss() for hop in hops))
 
-    async def _close_one(self, hop: RemoteHop) -> None:
+    async def _close_one(self, hop: RemoteHop, prefix: Sequence[bytes]) -> None:
         try:
-            await hop.close(timeout_s=1.0)
+            await hop.close(timeout_s=1.0, prefix=prefix)
         except PeerError as error:
             logger.debug("could not close a session at %s: %s", hop.peer_id, error)

@@ -9,6 +9,7 @@ from swarm.client.inbox import Inbox
 from swarm.client.navigator import Navigator
 from swarm.client.pieces import Pace
 from swarm.client.profile import StepProfile
+from swarm.client.routes import Routes
 from swarm.client.stats import ClientStats
 from swarm.core.config import ClientConfig
 from swarm.shards.traits import ModelTraits
@@ -40,3 +41,4 @@ class Shared:
     chunk_bytes: int = CHUNK_BYTES
     pace: Pace = field(default_factory=Pace)
     profile: StepProfile = field(default_factory=StepProfile)
+    routes: Routes = field(default_factory=Routes)

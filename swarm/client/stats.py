@@ -14,6 +14,7 @@ class ClientStats:
         failovers: repairs of a chain that had answered before.
         replayed_tokens: positions sent again into replacements.
         drafted_tokens, accepted_tokens: of speculative decoding.
+        reused_tokens: positions that no hop had to compute, because it had kept them from an earlier session.
         stalled_s: seconds that steps spent in repairs, waiting for missing layers included.
     """
 
@@ -23,3 +24,4 @@ class ClientStats:
     stalled_s: float = 0.0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    reused_tokens: int = 0

@@ -46,6 +46,8 @@ class PeerLimits:
     max_batch_rows: int = 64
     max_step_tokens: int = 65536
     batch_tokens: int = 2048
+    kept_prefixes: int = 32
+    share_prefixes: bool = False
     admission_wait_s: float = 2.0
     idle_session_s: float = 300.0
     drain_s: float = 60.0

@@ -13,7 +13,7 @@ from transformers.cache_utils import (
 )
 
 from swarm.core.errors import RequestError
-from swarm.shards.room import GrowingSlidingLayer, forgets_cleanly, held_bytes, with_room
+from swarm.shards.room import GrowingLayer, GrowingSlidingLayer, forgets_cleanly, held_bytes, with_room
 
 
 class SpanCache(DynamicCache):
@@ -97,6 +97,19 @@ class ShardCache(SpanCache):
                 layer.roll_back(removed)
             elif isinstance(layer, LinearAttentionCacheLayerMixin) or layer.is_initialized:
                 layer.crop(-removed)
+        self.seen = length
+
+    @property
+    def is_copyable(self) -> bool:
+        """Whether `copy_from` knows every layer's state; layers that never attended have none."""
+        return all(type(layer) is GrowingLayer or not layer.is_initialized for layer in self.owned)
+
+    def copy_from(self, other: ShardCache, length: int) -> None:
+        """An empty cache takes a copy of the first `length` tokens of another one of the same layers."""
+        assert self.seen == 0
+        for mine, theirs in zip(self.owned, other.owned, strict=True):
+            if theirs.is_initialized:
+                mine.update(theirs.keys[..., :length, :], theirs.values[..., :length, :])
         self.seen = length
 
     def select_rows(self, rows: Tensor) -> None:

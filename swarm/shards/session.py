@@ -113,6 +113,24 @@ class ShardSession:
         self.last_step = step.number
         return output
 
+    @property
+    def is_copyable(self) -> bool:
+        """Whether another session may `adopt` this one's past: one row without padding, nothing slides or recurs."""
+        traits = self.shard.traits
+        is_plain = self.rows == 1 and self.mask is None and not self._lost
+        return is_plain and traits.croppable and not traits.slides and self.cache.is_copyable
+
+    def adopt(self, other: ShardSession, length: int) -> None:
+        """Begin with a copy of the first `length` positions, and of their outputs, of a copyable session."""
+        assert self.length == 0
+        assert self.span == other.span
+        assert 0 < length <= other.length
+        with self._or_lost():
+            self.cache.copy_from(other.cache, length)
+            self.kept.append(other.kept.slice(0, length))
+        self.rows = other.rows
+        self.length = length
+
     def lose(self) -> None:
         """A prepared step failed half-way: the cache cannot be trusted any more."""
         self._lost = True

@@ -21,6 +21,7 @@ PROTOCOL_VERSION = 1
 MAX_ROWS = 1024
 MAX_POSITION = 1 << 24
 MAX_TENSORS = 16
+MAX_PREFIX_BLOCKS = 2048
 
 SessionId = Annotated[bytes, Field(min_length=16, max_length=16)]
 PeerIdText = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[1-9A-HJ-NP-Za-km-z]+$")]
@@ -28,6 +29,8 @@ Address = Annotated[str, Field(min_length=1, max_length=512)]
 Layer = Annotated[int, Field(ge=0, le=4096)]
 Position = Annotated[int, Field(ge=0, le=MAX_POSITION)]
 Number = Annotated[int, Field(ge=0, lt=1 << 53)]
+BlockHash = Annotated[bytes, Field(min_length=16, max_length=16)]
+Prefix = Annotated[list[BlockHash], Field(max_length=MAX_PREFIX_BLOCKS)]
 Text = Annotated[str, Field(max_length=2000)]
 DType = Literal["float32", "bfloat16", "float16", "int64", "bool"]
 FailureKind = Literal[
@@ -98,7 +101,9 @@ class Open(Request):
 
     `previous` is the only peer besides the client that may send steps into it; None when only the client does.
     `next` is where outputs go; None sends them to the client. `rollback` keeps what sliding-window layers need
-    to roll back.
+    to roll back. `prefix` has a hash for every full block of the coming prompt, each covering the one before (see
+    `Close`): the session begins with a copy of the longest run of blocks that an ended session left here, and
+    `Done.length` says how many positions that is; 0 if there is none.
     """
 
     type: Literal["open"] = "open"
@@ -109,6 +114,7 @@ class Open(Request):
     end: Layer
     tokens: Annotated[int, Field(ge=1, le=1 << 32)]
     rollback: bool = False
+    prefix: Prefix = []
     previous: PeerIdText | None = None
     next: NextHop | None = None
 
@@ -149,10 +155,15 @@ class Inspect(Request):
 
 
 class Close(Request):
-    """End a session and free what it holds; closing an unknown session is not an error."""
+    """End a session and free what it holds; closing an unknown session is not an error.
+
+    With `prefix`, the hashes of its first blocks of 64 positions, the hop may keep its cache for later sessions that
+    begin alike. Hashes are made by the client over its own inputs; hops only compare them.
+    """
 
     type: Literal["close"] = "close"
     session: SessionId
+    prefix: Prefix = []
 
 
 class Done(Message):
