@@ -18,7 +18,7 @@ class NgramIndex:
     def update(self, tokens: Sequence[int]) -> None:
         """Take in the whole sequence as it is now; only what is new costs anything. A changed past starts anew."""
         known = len(self._tokens)
-        if known > len(tokens) or self._tokens[-LONGEST:] != list(tokens[max(known - LONGEST, 0) : known]):
+        if self._tokens != list(tokens[:known]):
             self._tokens, self._after, known = [], {}, 0
         for position in range(known, len(tokens)):
             self._remember(position)
