@@ -227,7 +227,7 @@ def _acting(session: HopSession) -> Iterator[None]:
 def _slice(shard: ShardSession, state: Done, start: int, end: int) -> StepTensors:
     """Runs in the device's thread, where the session does not change meanwhile."""
     if shard.last_step != state.step or shard.length < end:
-        raise RequestError("the session went on while it was replayed")
+        raise PeerBusy("the session went on while it was replayed")
     return shard.kept.slice(start, end)
 
 
