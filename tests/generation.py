@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteriaList
+
+from swarm.bench.timed import AtToken
 
 MODES: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False},
@@ -16,20 +18,6 @@ MODES: dict[str, dict[str, Any]] = {
     "beams": {"do_sample": False, "num_beams": 3},
     "streamed": {"do_sample": False},
 }
-
-
-class AtToken(StoppingCriteria):
-    """Never stops; calls `action` once, when `count` new tokens exist."""
-
-    def __init__(self, count: int, action: Callable[[], None]) -> None:
-        self._left = count
-        self._action = action
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
-        self._left -= 1
-        if self._left == 0:
-            self._action()
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool)
 
 
 class TokenList:

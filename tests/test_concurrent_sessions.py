@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, StoppingCriteriaList
 
 from swarm import SwarmModel
+from swarm.bench.timed import AtToken
 from swarm.builtin import demo_path
-from tests.generation import AtToken
 from tests.peers import LocalSwarm, PeerProcess
 from tests.swarm_records import records, wait_all_free
 

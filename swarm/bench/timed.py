@@ -48,7 +48,7 @@ class Clock:
         """Nothing to flush."""
 
 
-class _At(StoppingCriteria):
+class AtToken(StoppingCriteria):
     """Never stops; calls `action` once, when `count` new tokens exist."""
 
     def __init__(self, count: int, action: Callable[[], None]) -> None:
@@ -83,7 +83,7 @@ def timed(
         min_new_tokens=tokens,
         max_new_tokens=tokens,
         streamer=clock,
-        stopping_criteria=StoppingCriteriaList([] if at is None else [_At(*at)]),
+        stopping_criteria=StoppingCriteriaList([] if at is None else [AtToken(*at)]),
         **({} if speculate is None else {"speculate": speculate}),
     )
     return Timed(clock.begun, tuple(found[0, ids.shape[1] :].tolist()), tuple(clock.times))
