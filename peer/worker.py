@@ -120,10 +120,14 @@ class Worker:
         done: Callable[[object, BaseException | None, float, float], None],
     ) -> None:
         self._queue.append(_Queued(Waiting(session.id, tokens, time.monotonic()), session, work, done))
-        if not self._running and not self._starting:
-            # never at once: what the same read of a socket brought shall run together
-            self._starting = True
-            asyncio.get_running_loop().call_soon(self._start_or_linger)
+        if self._running or self._starting:
+            return
+        if self._recent and all(batch == {session.id} for batch in self._recent):
+            self._start_next()  # it has been alone for a while: nobody to wait for
+            return
+        # not at once: what the same read of a socket brought shall run together
+        self._starting = True
+        asyncio.get_running_loop().call_soon(self._start_or_linger)
 
     def _start_or_linger(self) -> None:
         wait_s = 0.0

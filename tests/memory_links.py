@@ -135,6 +135,12 @@ class FaultyLink(Link):
         self._own_id = own_id
         self._fate = fate
 
+    def try_send(self, message: Message, payload: Sequence[Buffer] = ()) -> bool:
+        for _ in range(self._fate(self._own_id, self.peer_id, message)):
+            if not super().try_send(message, payload):
+                return False
+        return True
+
     async def send(self, message: Message, payload: Sequence[Buffer] = ()) -> None:
         for _ in range(self._fate(self._own_id, self.peer_id, message)):
             await super().send(message, payload)

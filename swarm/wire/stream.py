@@ -97,6 +97,21 @@ class FrameStream(asyncio.BufferedProtocol):
         elif self._writable.is_set():
             self._transport.write(head)
 
+    def try_send(self, message: Message, payload: Sequence[Buffer] = ()) -> bool:
+        """Write a small frame now, if the transport takes it; False if `send` would have to wait.
+
+        Raises:
+            RequestError, ConnectionResetError: as `send`.
+        """
+        return self._writable.is_set() and self._try_write(message, payload)
+
+    def _try_write(self, message: Message, payload: Sequence[Buffer]) -> bool:
+        size = sum(memoryview(part).nbytes for part in payload)
+        if size > _ONE_WRITE_BYTES or self._bulk_lock.locked():
+            return False
+        self._write(b"".join((encode_head(message, size, self._max_payload_bytes), *payload)))
+        return True
+
     async def send(self, message: Message, payload: Sequence[Buffer] = ()) -> None:
         """Write a whole frame; returns when the transport can take more and the payload's memory is free again.
 
@@ -104,14 +119,12 @@ class FrameStream(asyncio.BufferedProtocol):
             RequestError: if it is too large.
             ConnectionResetError: if the stream is closed or closes meanwhile.
         """
-        parts = [memoryview(part).cast("B") for part in payload]
-        size = sum(part.nbytes for part in parts)
-        head = encode_head(message, size, self._max_payload_bytes)
-        if size <= _ONE_WRITE_BYTES and not self._bulk_lock.locked():
-            self._write(b"".join((head, *parts)))
+        if self._try_write(message, payload):
             if not self._writable.is_set():
                 await self._drain()
             return
+        parts = [memoryview(part).cast("B") for part in payload]
+        head = encode_head(message, sum(part.nbytes for part in parts), self._max_payload_bytes)
         async with self._bulk_lock:
             await self._send_pieces(head, parts)
             await self._flush()
