@@ -136,10 +136,8 @@ class FaultyLink(Link):
         self._fate = fate
 
     def try_send(self, message: Message, payload: Sequence[Buffer] = ()) -> bool:
-        for _ in range(self._fate(self._own_id, self.peer_id, message)):
-            if not super().try_send(message, payload):
-                return False
-        return True
+        times = self._fate(self._own_id, self.peer_id, message)
+        return all(super(FaultyLink, self).try_send(message, payload) for _ in range(times))
 
     async def send(self, message: Message, payload: Sequence[Buffer] = ()) -> None:
         for _ in range(self._fate(self._own_id, self.peer_id, message)):
