@@ -1,7 +1,7 @@
 """Who may use the device: one at a time. Everything that touches the model runs here, one piece after another.
 
-Work runs in a thread of its own, so that the event loop goes on meanwhile. What takes hardly longer than the way to that
-thread and back may run in the event loop, while the thread has nothing to do.
+Work runs in a thread of its own, so that the event loop goes on meanwhile. What takes hardly longer than the way to
+that thread and back may run in the event loop, while the thread has nothing to do.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ class Meadow:
         left, right = node.make_link(peer_id, dialled=True), other.make_link(node.peer_id, dialled=False)
         one, two = memory_streams()
         try:
-            await asyncio.gather(left.greet(*one, 5.0), right.greet(*two, 5.0))
+            await asyncio.gather(left.greet(one, 5.0), right.greet(two, 5.0))
         except PeerError as error:
             raise PeerUnreachable(str(error), peer_id) from error
         for link in (left, right):

@@ -29,12 +29,16 @@ from swarm.wire.frame_queue import FrameQueue
 from swarm.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame, encode_head
 from swarm.wire.heartbeat import Heartbeat
 from swarm.wire.messages import Done, Failed, Hello, Message, Ping, Pong, Request
+from swarm.wire.sealed import SealedConnection
 from swarm.wire.stream import FrameStream
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[["Link", Message, memoryview], Awaitable[None] | None]
 """Deals with a message: at once (None), or by what it returns, which is awaited before the link's next message."""
+
+
+Source = tuple[asyncio.StreamReader, asyncio.StreamWriter] | SealedConnection
 
 
 class LinkState(Enum):
@@ -51,6 +55,7 @@ class Link:
     Attributes:
         peer_id: the node at the other end, authenticated by libp2p.
         dialled: whether this end opened the stream.
+        direct: whether it is a connection of our own, past p2pd.
         rtt_s: smoothed round-trip time of pings; None until the first pong.
         close_reason: why the link ended, in words; empty while it is open.
     """
@@ -66,6 +71,7 @@ class Link:
     ) -> None:
         self.peer_id = peer_id
         self.dialled = dialled
+        self.direct = False
         self.close_reason = ""
         self._handler = handler
         self._hello = hello
@@ -100,18 +106,23 @@ class Link:
         else:
             self._close_callbacks.append(callback)
 
-    async def greet(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout_s: float
-    ) -> None:
-        """Take over a fresh stream and exchange Hellos.
+    async def greet(self, source: Source, timeout_s: float) -> None:
+        """Take over a fresh stream or connection and exchange Hellos.
 
         Raises:
             PeerIncompatible: if the other end speaks another protocol version, or no protocol of ours.
             PeerTimeout: if it says nothing.
             PeerUnreachable: if it hangs up.
         """
-        writer.write(encode_head(self._hello, 0))  # before what came early is read, and perhaps answered
-        await self._stream.take_over(reader, writer)
+        hello = encode_head(self._hello, 0)  # sent before what came early is read, and perhaps answered
+        if isinstance(source, SealedConnection):
+            source.write(hello)
+            self._stream.attach(source)
+        else:
+            reader, writer = source
+            writer.write(hello)
+            await self._stream.take_over(reader, writer)
+        self.direct = isinstance(source, SealedConnection)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._greeted
