@@ -133,6 +133,10 @@ class LocalSwarm:
         command = ["serve", str(model), "--layers", layers]
         return self._start_node(command, peers, options, deadline_s, identity)
 
+    def node(self, *argv: str) -> PeerProcess:
+        """Start a node by its whole command line, which says whom it joins, and wait until it is ready."""
+        return self._start_node(list(argv), (), (), READY_DEADLINE_S)
+
     def start(
         self, *argv: str, name: str = "command", env: dict[str, str] | None = None, stdin: bytes = b""
     ) -> CommandProcess:

@@ -1,0 +1,103 @@
+"""Whatever the README and the quickstart tell to type works, in that order.
+
+The pages always use the same stand-ins for what is different everywhere: one address, one port, one hub id. Here they
+become the first node that the page has started, any free port of 127.0.0.1, and the built-in model. All else is run as
+it stands.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from swarm.builtin import demo_path
+from tests.page_blocks import SHELL, Block, blocks_of, commands_in
+from tests.peers import LocalSwarm
+from tests.processes import QUIET, Zygote
+from tests.source_map import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
+PAGES = ["README.md", "docs/quickstart.md"]
+ADDRESS = "/ip4/192.168.1.20/tcp/31330/p2p/12D3KooW..."
+PORT = "31330"
+HUB_ID = "Qwen/Qwen3-8B"
+DIAGRAM = "mermaid"
+NODES = ("serve", "bootstrap")
+MAKES = {"demo": "swarm demo", "test": "python -m pytest"}  # the quickstart runs the one, we are in the other
+DEADLINE_S = 120.0
+
+
+class Reader:
+    """Does what a page says, block by block."""
+
+    def __init__(self, swarm: LocalSwarm) -> None:
+        self._swarm = swarm
+        self._env: dict[str, str] = {}
+
+    def follow(self, block: Block) -> None:
+        """Run the block.
+
+        Raises:
+            AssertionError: if a command of it fails, or says nothing.
+        """
+        text = self._here(block.text)
+        if block.language == "python":
+            self._run_python(text)
+        elif block.language != DIAGRAM:
+            assert block.language == SHELL, f"a block in {block.language}, which nobody runs"
+            for command in commands_in(text):
+                self._run(shlex.split(command, comments=True))
+
+    def _here(self, text: str) -> str:
+        if ADDRESS in text:
+            text = text.replace(ADDRESS, self._swarm.addresses[0])
+        return text.replace(f"--port {PORT}", "--port 0").replace(HUB_ID, str(demo_path()))
+
+    def _run(self, command: list[str]) -> None:
+        match command:
+            case ["export", assignment]:
+                name, _, value = assignment.partition("=")
+                self._env[name] = value
+            case ["make", target]:
+                assert Path(_recipe(target)).name == MAKES[target]
+            case ["swarm", *arguments] if arguments[0] in NODES:
+                assert self._swarm.node(*arguments).log
+            case ["swarm", *arguments]:
+                done = self._swarm.run(*arguments, env=self._env, deadline_s=DEADLINE_S)
+                assert done.status == 0, f"{command}: {done.stderr}"
+                assert done.stdout
+            case _:
+                raise AssertionError(f"nobody runs {command}")
+
+    def _run_python(self, code: str) -> None:
+        env = os.environ | QUIET | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+def _recipe(target: str) -> str:
+    """The last command that `make TARGET` would run."""
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_a_page_works_as_it_is_told(page: str, zygote: Zygote) -> None:
+    blocks = blocks_of(ROOT / page)
+    assert blocks
+    with LocalSwarm(zygote) as swarm:
+        reader = Reader(swarm)
+        for block in blocks:
+            try:
+                reader.follow(block)
+            except AssertionError as error:
+                raise AssertionError(f"{page}, line {block.line}: {error}") from error
