@@ -10,7 +10,7 @@ PYTHON ?= $(shell for name in python3 python3.11 python3.12 python3.13; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$name; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types layers map clean
+.PHONY: help demo test check format lint types layers docs map reference clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is not Python 3.11 or newer" >&2; exit 1; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,quantize]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,quantize]'
 	@touch $@
 
 demo: $(STAMP) ## three peers, one killed in mid-sentence, the same text
@@ -28,7 +28,7 @@ demo: $(STAMP) ## three peers, one killed in mid-sentence, the same text
 test: $(STAMP) ## the whole suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-check: lint types layers test ## the gate: format, lint, types, layers, tests
+check: lint types layers docs test ## the gate: format, lint, types, layers, documentation, tests
 
 lint: $(STAMP) ## ruff: formatting and rules
 	$(BIN)/ruff format --check .
@@ -40,12 +40,18 @@ types: $(STAMP) ## mypy --strict
 layers: $(STAMP) ## import-linter contracts
 	$(BIN)/lint-imports
 
+docs: $(STAMP) ## the documentation site, into build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 format: $(STAMP) ## let ruff format and repair what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 map: $(STAMP) ## write the map of files in docs/architecture.md anew
 	$(BIN)/python -m tests.source_map
+
+reference: $(STAMP) ## write docs/cli.md anew from the commands
+	$(BIN)/python -m tests.cli_reference
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis

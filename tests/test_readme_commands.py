@@ -20,6 +20,7 @@ from tests.page_blocks import SHELL, Block, blocks_of, commands_in
 from tests.peers import LocalSwarm
 from tests.processes import QUIET, Zygote
 from tests.source_map import ROOT
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
@@ -67,7 +68,8 @@ class Reader:
             case ["make", target]:
                 assert Path(_recipe(target)).name == MAKES[target]
             case ["swarm", *arguments] if arguments[0] in NODES:
-                assert self._swarm.node(*arguments).log
+                node = self._swarm.node(*arguments)
+                wait_for(lambda: node.addresses[0] in node.log, DEADLINE_S, "the address is printed")
             case ["swarm", *arguments]:
                 done = self._swarm.run(*arguments, env=self._env, deadline_s=DEADLINE_S)
                 assert done.status == 0, f"{command}: {done.stderr}"
