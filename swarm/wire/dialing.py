@@ -9,6 +9,7 @@ from typing import Any
 from swarm.core.errors import PeerTimeout, PeerUnreachable
 from swarm.wire.address import is_ed25519_peer_id, is_multiaddr, peer_id_in, without_peer_id
 from swarm.wire.daemon import daemon_errors
+from swarm.wire.hivemind_parts import Multiaddr, PeerID
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -22,8 +23,6 @@ async def open_stream(
         PeerUnreachable: if it cannot be dialled, or knows no such stream.
         PeerTimeout: if that takes too long.
     """
-    from hivemind.p2p import PeerID
-
     if not is_ed25519_peer_id(peer_id):
         raise PeerUnreachable(f"{peer_id!r} is not the id of a peer", peer_id)
     target = PeerID.from_base58(peer_id)
@@ -41,8 +40,6 @@ async def open_stream(
 
 
 def _usable(peer_id: str, addresses: Sequence[str]) -> list[Any]:
-    from hivemind.utils.multiaddr import Multiaddr
-
     return [
         Multiaddr(without_peer_id(address))
         for address in addresses

@@ -22,6 +22,7 @@ from swarm.wire.address import (
     without_peer_id,
 )
 from swarm.wire.daemon import Daemon, DaemonOptions, daemon_errors
+from swarm.wire.dialing import open_stream
 from swarm.wire.directory import Directory, Inspect, RecordClaims
 from swarm.wire.hivemind_log import quiet_hivemind
 from swarm.wire.link import Handler, Link
@@ -191,8 +192,6 @@ class Node:
         return min(found, key=lambda link: link.dialled != dialled_by_smaller, default=None)
 
     async def _dial(self, peer_id: str, addresses: tuple[str, ...]) -> Link:
-        from swarm.wire.dialing import open_stream
-
         reader, writer = await open_stream(
             self._daemon.p2p, peer_id, addresses, _STREAM_NAME, _DIAL_TIMEOUT_S
         )

@@ -1,0 +1,30 @@
+"""What is used of hivemind, and the only place that imports it: the DHT and libp2p without the training side."""
+
+# ruff: noqa: E402 - the packages must be entered before their modules are imported
+
+from __future__ import annotations
+
+from swarm.wire.lean_package import make_lean
+
+make_lean("hivemind", "hivemind.utils", "hivemind.dht")
+
+from hivemind.dht.node import DHTNode
+from hivemind.dht.routing import DHTID
+from hivemind.dht.validation import DHTRecord, RecordValidatorBase
+from hivemind.p2p import P2P, P2PDaemonError, PeerID
+from hivemind.utils.logging import use_hivemind_log_handler
+from hivemind.utils.multiaddr import Multiaddr
+from hivemind.utils.timed_storage import get_dht_time
+
+__all__ = [
+    "DHTID",
+    "P2P",
+    "DHTNode",
+    "DHTRecord",
+    "Multiaddr",
+    "P2PDaemonError",
+    "PeerID",
+    "RecordValidatorBase",
+    "get_dht_time",
+    "use_hivemind_log_handler",
+]
