@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from swarm.client.collection import collection_paused
 from swarm.client.entrance import Entrance, WantedModel
 from swarm.core.config import ClientConfig, ModelConfig
+from swarm.core.lasting import lasting
 from swarm.shards.checkpoint_index import CheckpointIndex
 
 if TYPE_CHECKING:
@@ -80,15 +80,16 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
             NodeError: if none of `peers` can be reached.
             SwarmUnavailable: if no peer serves this checkpoint.
         """
-        where = ModelConfig(os.fspath(model), revision, token, Path(cache_dir) if cache_dir is not None else None)
+        where = ModelConfig(
+            os.fspath(model), revision, token, Path(cache_dir) if cache_dir is not None else None
+        )
         index = CheckpointIndex.open(where)
         addresses = (peers,) if isinstance(peers, str) else tuple(peers)
         entrance = Entrance(WantedModel(index.uid, index.short_name), addresses, config)
         try:
-            with collection_paused():
+            with lasting("torch"):
                 from swarm.client.loading import LoadOptions, load
-
-                loaded = load(index, entrance, LoadOptions(dtype, device, config), mixin=cls)
+            loaded = load(index, entrance, LoadOptions(dtype, device, config), mixin=cls)
         except BaseException:
             entrance.close()
             raise

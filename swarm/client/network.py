@@ -20,6 +20,7 @@ from swarm.core.span import Span
 from swarm.routing.chain import Chain, Hop
 from swarm.shards.step import Step
 
+
 class Network:
     """Opens sessions on chains of peers; a `RemoteRunner`. Usable from several threads.
 

@@ -30,7 +30,9 @@ class ModelSource(CheckpointIndex):
     def __init__(self, name: str, files: CheckpointFiles) -> None:
         super().__init__(name, files)
         self.config = self._read_config()
-        _ = self.weight_map  # missing files and unsupported architectures are refused here, before anything is loaded
+        _ = (
+            self.weight_map
+        )  # missing files and unsupported architectures are refused here, before anything is loaded
         self.causal_class()
 
     def _read_config(self) -> PretrainedConfig:

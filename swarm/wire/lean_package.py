@@ -16,14 +16,19 @@ from typing import Any
 
 
 class LeanPackage(ModuleType):
-    """Stands for a package whose `__init__` consists of imports from its own modules, and of constants."""
+    """Stands for a package whose `__init__` consists of constants, and of imports from its own modules.
 
-    lean_homes: dict[str, str]
+    Attributes:
+        lean_homes: the name of each import to the module it comes from, and its name there.
+    """
+
+    lean_homes: dict[str, tuple[str, str]]
 
     def __getattr__(self, name: str) -> Any:
         home = self.__dict__.get("lean_homes", {}).get(name)
         if home is not None:
-            found = getattr(import_module(home), name)
+            module, original = home
+            found = getattr(import_module(module), original)
             setattr(self, name, found)
             return found
         if not name.startswith("_") and find_spec(f"{self.__name__}.{name}") is not None:
@@ -40,14 +45,15 @@ def make_lean(*names: str) -> None:
 
 def _enter(name: str) -> None:
     spec = find_spec(name)
-    assert spec is not None and spec.origin is not None, f"{name} is not installed"
+    assert spec is not None, f"{name} is not installed"
+    assert spec.origin is not None, f"{name} has no __init__"
     package = module_from_spec(spec)
     package.__class__ = LeanPackage
-    homes: dict[str, str] = {}
+    homes: dict[str, tuple[str, str]] = {}
     for statement in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
         match statement:
             case ast.ImportFrom(module=str(home), names=found, level=0):
-                homes |= {alias.name: home for alias in found}
+                homes |= {alias.asname or alias.name: (home, alias.name) for alias in found}
             case ast.Assign(targets=[ast.Name(id=constant)], value=ast.Constant(value=value)):
                 setattr(package, constant, value)
     package.__dict__["lean_homes"] = homes
