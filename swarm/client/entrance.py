@@ -13,6 +13,7 @@ from swarm.core.errors import ConfigError, SwarmUnavailable
 from swarm.routing.announcement import claims, decode
 from swarm.routing.records import BUCKETS, directory_key
 from swarm.security.identity import Identity
+from swarm.wire.address import check_peer_addresses
 from swarm.wire.node import Node
 
 
@@ -41,6 +42,9 @@ class Entrance:
 
     Args:
         peers: addresses of any nodes of the swarm.
+
+    Raises:
+        ConfigError: if there are none, or one is malformed.
     """
 
     def __init__(self, wanted: WantedModel, peers: tuple[str, ...], config: ClientConfig) -> None:
@@ -48,6 +52,7 @@ class Entrance:
             raise ConfigError(
                 "no peers given: pass the address of any node of the swarm (peers=[...] or --peers)"
             )
+        check_peer_addresses(peers)
         self._wanted = wanted
         self._config = config
         self._joining: asyncio.Task[None] | None = None
@@ -65,7 +70,6 @@ class Entrance:
         """Wait until this client is inside and knows a peer that serves the model.
 
         Raises:
-            ConfigError: if an address is malformed.
             NodeError: if none of the peers can be reached.
             SwarmUnavailable: if no peer serves this checkpoint.
         """

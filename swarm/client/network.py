@@ -30,7 +30,7 @@ class Network:
         together: those of them that must run on one peer.
 
     Raises:
-        ConfigError, NodeError, SwarmUnavailable: if it cannot join; see `Entrance.arrive`.
+        NodeError, SwarmUnavailable: if it cannot join; see `Entrance.arrive`.
     """
 
     def __init__(self, entrance: Entrance, config: ClientConfig, layers: int, together: Span | None) -> None:

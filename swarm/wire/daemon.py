@@ -15,12 +15,11 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from swarm.core.errors import NodeError
-from swarm.wire.hivemind_parts import P2P, Multiaddr, P2PDaemonError
+from swarm.wire.hivemind_parts import P2P, P2PD, Multiaddr, P2PDaemonError
 from swarm.wire.socket_folder import SocketFolder
 
 logger = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ class Daemon:
 
     async def _launch(self, options: DaemonOptions) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            str(files("hivemind.hivemind_cli") / "p2pd"),
+            str(P2PD),
             *_arguments(options, self._control_address),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 from swarm.wire.lean_package import make_lean
 
 make_lean("hivemind", "hivemind.utils", "hivemind.dht")
@@ -16,9 +18,12 @@ from hivemind.utils.logging import use_hivemind_log_handler
 from hivemind.utils.multiaddr import Multiaddr
 from hivemind.utils.timed_storage import get_dht_time
 
+P2PD = files("hivemind.hivemind_cli") / "p2pd"  # the program
+
 __all__ = [
     "DHTID",
     "P2P",
+    "P2PD",
     "DHTNode",
     "DHTRecord",
     "Multiaddr",
