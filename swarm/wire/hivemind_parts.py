@@ -1,14 +1,8 @@
-"""What is used of hivemind, and the only place that imports it: the DHT and libp2p without the training side."""
-
-# ruff: noqa: E402 - the packages must be entered before their modules are imported
+"""What is used of hivemind, and the only place that imports it; see `swarm.core.lean_imports`."""
 
 from __future__ import annotations
 
 from importlib.resources import files
-
-from swarm.wire.lean_package import make_lean
-
-make_lean("hivemind", "hivemind.utils", "hivemind.dht")
 
 from hivemind.dht.node import DHTNode
 from hivemind.dht.routing import DHTID
