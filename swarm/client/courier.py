@@ -14,6 +14,7 @@ from swarm.client.answer_check import check_answer
 from swarm.client.hop import RemoteHop
 from swarm.client.inbox import Answer, Expectation
 from swarm.client.pieces import Piece
+from swarm.client.profile import StepProfile
 from swarm.client.shared import Shared
 from swarm.client.waiting import wait_for
 from swarm.shards.step import StepTensors
@@ -35,12 +36,13 @@ class _Flight:
 
 
 class Courier:
-    """Sends steps for one session; every answer is checked."""
+    """Sends steps for one session; every answer is checked. `profile` tells where the time of its decode steps went."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._packing_s = 0.0
         self._trace: tuple[HopTiming, ...] = ()
+        self.profile = StepProfile()
 
     async def carry(self, hops: Sequence[RemoteHop], pieces: Sequence[Piece]) -> list[Tensor]:
         """The wanted positions of each piece's last hidden state, `[B, wanted, H]`, for pieces that want any.
@@ -57,7 +59,8 @@ class Courier:
             outputs = await self._stream(hops, pieces)
         self._shared.deadline.observe(sum(piece.size for piece in pieces), clock.time() - began_s)
         if len(pieces) == 1 and pieces[0].tensors.tokens == 1:
-            self._shared.profile.add(clock.time() - began_s, self._packing_s, self._trace)
+            for profile in (self._shared.profile, self.profile):
+                profile.add(clock.time() - began_s, self._packing_s, self._trace)
         wanted = zip(outputs, pieces, strict=True)
         return [output.hidden[:, -piece.wanted :] for output, piece in wanted if piece.wanted]
 

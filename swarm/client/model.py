@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 
+from swarm.client.line import Line
 from swarm.client.network import ModelFacts, Network
 from swarm.client.shared import LoadedModel
 from swarm.client.speculation import Speculation
@@ -124,6 +125,11 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
         if self.speculation.drafts_ngrams:
             return self.speculation.drafts(generation_config.max_length, generation_config._eos_token_tensor)
         return super()._get_candidate_generator(generation_config, *args, **kwargs)
+
+    def line(self, max_tokens: int) -> Line:
+        """A session of one generation's own, for up to `max_tokens` positions, which other threads may cut."""
+        layers = cast(RemoteLayers, self.__dict__["remote_layers"])
+        return Line(self.swarm, layers.__dict__["traits"], max_tokens)
 
     @property
     def chain(self) -> Chain | None:

@@ -1,0 +1,67 @@
+"""One generation's own line into the swarm, which other threads may watch and cut."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from swarm.client.network import Network, NetworkSession
+from swarm.client.profile import StepProfile
+from swarm.core.errors import Interrupted
+from swarm.routing.chain import Chain
+from swarm.shards.remote import RemoteCache
+from swarm.shards.traits import ModelTraits
+
+
+class Line:
+    """Hand `cache` to `generate()` as `past_key_values`; closing the line ends its session on every hop.
+
+        with model.line(max_tokens=512) as line:
+            model.generate(ids, past_key_values=line.cache)
+
+    Args:
+        max_tokens: positions that the generation needs at most, prompt included.
+    """
+
+    def __init__(self, network: Network, traits: ModelTraits, max_tokens: int) -> None:
+        self._network = network
+        self._session: NetworkSession | None = None
+        self._interrupted = False
+        self.cache = RemoteCache(self, traits, max_tokens=max_tokens, rollback=False)
+
+    def open(self, *, max_tokens: int, rollback: bool) -> NetworkSession:
+        """As a `RemoteRunner`, for the cache."""
+        if self._interrupted:
+            raise Interrupted("the generation was interrupted")
+        session = self._session = self._network.open(max_tokens=max_tokens, rollback=rollback)
+        if self._interrupted:  # just now
+            session.interrupt()
+        return session
+
+    def interrupt(self) -> None:
+        """Let the generation end with `Interrupted`, even in the middle of a step; from any thread."""
+        self._interrupted = True
+        if self._session is not None:
+            self._session.interrupt()
+
+    @property
+    def chain(self) -> Chain | None:
+        """The hops; None before the first step and after the end."""
+        return self._session.chain if self._session is not None else None
+
+    @property
+    def profile(self) -> StepProfile:
+        """Where the time of the decode steps went."""
+        return self._session.profile if self._session is not None else StepProfile()
+
+    def close(self) -> None:
+        """End the session in the background; idempotent."""
+        self.cache.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,111 @@
+"""Sends an answer, whole or as a stream, and drops it as soon as its client has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from swarm.core.errors import SwarmError
+from swarm.gateway.api_error import ApiError, api_error
+from swarm.gateway.ask import Ask
+from swarm.gateway.chain_headers import chain_headers
+from swarm.gateway.desk import Answer, Desk
+from swarm.gateway.dialect import Dialect, gathered
+
+logger = logging.getLogger(__name__)
+
+
+class AnswerResponse(Response):
+    """Generates while it is being sent.
+
+    Args:
+        make: what is asked for; called in a thread, because tokenizing takes time.
+    """
+
+    def __init__(self, desk: Desk, make: Callable[[], Ask], dialect: Dialect, *, streams: bool) -> None:
+        self._desk = desk
+        self._make = make
+        self._dialect = dialect
+        self._streams = streams
+        self.background = None
+        self.status_code = 200
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, unless the client goes away before.
+
+        Raises:
+            ApiError: nothing has been sent, and this is why.
+        """
+        work = asyncio.create_task(self._answer(send))
+        gone = asyncio.create_task(_until_gone(receive))
+        try:
+            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+
+    async def _answer(self, send: Send) -> None:
+        try:
+            ask = await asyncio.to_thread(self._make)
+            async with self._desk.open(ask) as answer:
+                if self._streams:
+                    await answer.begin()
+                    await self._stream(answer, send)
+                else:
+                    document = await self._whole(answer, ask)
+                    headers = {"content-type": "application/json"} | chain_headers(answer)
+                    await _start(send, headers)
+                    body = json.dumps(document, ensure_ascii=False).encode()
+                    await send({"type": "http.response.body", "body": body, "more_body": False})
+        except SwarmError as error:
+            raise _told(error) from error
+
+    async def _whole(self, answer: Answer, ask: Ask) -> dict[str, Any]:
+        choices = await gathered(answer.events(), ask.continuations)
+        return self._dialect.whole(choices, answer.usage)
+
+    async def _stream(self, answer: Answer, send: Send) -> None:
+        headers = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+        await _start(send, headers | {"x-accel-buffering": "no"} | chain_headers(answer))
+        async for part in self._parts(answer):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _parts(self, answer: Answer) -> AsyncIterator[bytes]:
+        try:
+            for part in self._dialect.opening():
+                yield part
+            async for index, event in answer.events():
+                for part in self._dialect.event(index, event):
+                    yield part
+            for part in self._dialect.closing(answer.usage):
+                yield part
+        except SwarmError as error:
+            for part in self._dialect.failure(_told(error)):
+                yield part
+
+
+def _told(error: SwarmError) -> ApiError:
+    told = api_error(error)
+    if told.status >= 500:
+        logger.warning("%s: %s", type(error).__name__, error)
+    return told
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _start(send: Send, headers: dict[str, str]) -> None:
+    raw = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": 200, "headers": raw})
