@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import TracebackType
 from typing import Self
 
@@ -26,23 +27,25 @@ class Line:
     def __init__(self, network: Network, traits: ModelTraits, max_tokens: int) -> None:
         self._network = network
         self._session: NetworkSession | None = None
+        self._lock = threading.Lock()
         self._interrupted = False
         self.cache = RemoteCache(self, traits, max_tokens=max_tokens, rollback=False)
 
     def open(self, *, max_tokens: int, rollback: bool) -> NetworkSession:
         """As a `RemoteRunner`, for the cache."""
-        if self._interrupted:
-            raise Interrupted("the generation was interrupted")
-        session = self._session = self._network.open(max_tokens=max_tokens, rollback=rollback)
-        if self._interrupted:  # just now
-            session.interrupt()
+        with self._lock:
+            if self._interrupted:
+                raise Interrupted("the generation was interrupted")
+            session = self._session = self._network.open(max_tokens=max_tokens, rollback=rollback)
         return session
 
     def interrupt(self) -> None:
         """Let the generation end with `Interrupted`, even in the middle of a step; from any thread."""
-        self._interrupted = True
-        if self._session is not None:
-            self._session.interrupt()
+        with self._lock:
+            self._interrupted = True
+            session = self._session
+        if session is not None:
+            session.interrupt()
 
     @property
     def chain(self) -> Chain | None:

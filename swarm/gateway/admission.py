@@ -110,7 +110,7 @@ class Admission:
 
     def check(self) -> None:
         """free + held == slots."""
-        assert self._free + self._held == self.slots and self._held >= 0, "the books of the slots are wrong"
+        assert self._free + self._held == self.slots, "the books of the slots are wrong"
 
     def _take(self, slots: int) -> None:
         self._free -= slots

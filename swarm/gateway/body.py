@@ -66,7 +66,7 @@ def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:
 def refusal(errors: list[ErrorDetails] | list[dict[str, Any]]) -> ApiError:
     """400 for what pydantic found; the input itself is not repeated."""
     first = dict(errors[0])
-    path = [str(part) for part in first["loc"] if part != "body"]
+    path = [str(part).encode("utf-8", "replace").decode()[:100] for part in first["loc"] if part != "body"]
     param = ".".join(path) or None
     if first["type"] == "extra_forbidden":
         return bad_request(f"unknown or unsupported option: {param}", param, "unsupported_parameter")

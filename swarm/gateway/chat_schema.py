@@ -106,9 +106,7 @@ class ToolMessage(Body):
         return {"role": "tool", "content": joined(self.content), "tool_call_id": self.tool_call_id}
 
 
-Message = Annotated[
-    SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
-]
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
 class Function(Body):

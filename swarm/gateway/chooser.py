@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ class TokenChooser(LogitsProcessor):
             self._seen[token] += 1
         only = torch.full_like(scores, float("-inf"))
         only[0, token] = 0.0
-        return cast(Tensor, only)
+        return only
 
     def _adjusted(self, logits: Tensor) -> Tensor:
         sampling = self._sampling

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,9 +11,10 @@ from functools import partial
 from swarm.client.profile import StepProfile
 from swarm.core.errors import SwarmError
 from swarm.gateway.admission import Admission
-from swarm.gateway.ask import Ask
+from swarm.gateway.ask import Ask, Sampling
 from swarm.gateway.events import Ending, Event, Piece, Usage
 from swarm.gateway.generation import Generation, LinedModel, Outcome
+from swarm.gateway.meter import Meter
 from swarm.gateway.tool_calls import CallReader
 from swarm.gateway.vocabulary import Vocabulary
 from swarm.routing.chain import Chain
@@ -55,7 +55,8 @@ class Answer:
             SwarmError: a continuation failed.
         """
         readers = [
-            CallReader(self._ask.tools, forced=self._ask.call_is_forced) for _ in range(self._ask.continuations)
+            CallReader(self._ask.tools, forced=self._ask.call_is_forced)
+            for _ in range(self._ask.continuations)
         ]
         open_ones = len(readers)
         while open_ones:
@@ -74,6 +75,11 @@ class Answer:
                 case SwarmError():
                     raise outcome
 
+    def interrupt(self) -> None:
+        """End what still runs."""
+        for generation in self.generations:
+            generation.interrupt()
+
     @property
     def chain(self) -> Chain | None:
         """The hops of the first continuation."""
@@ -86,12 +92,15 @@ class Answer:
 
 
 class Desk:
-    """For one event loop; the model's threads are its own."""
+    """For one event loop; the threads that generate are its own."""
 
-    def __init__(self, model: LinedModel, vocabulary: Vocabulary, admission: Admission) -> None:
+    def __init__(self, model: LinedModel, vocabulary: Vocabulary, admission: Admission, meter: Meter) -> None:
         self._model = model
         self._vocabulary = vocabulary
-        self._threads = ThreadPoolExecutor(admission.slots, thread_name_prefix="generation")
+        self._meter = meter
+        self._threads = ThreadPoolExecutor(
+            admission.slots + 1, thread_name_prefix="generation"
+        )  # and the probe's
         self._running: set[Generation] = set()
         self.admission = admission
 
@@ -103,43 +112,68 @@ class Desk:
             ApiError: there is no room.
         """
         await self.admission.acquire(ask.continuations)
-        began_s = time.monotonic()
+        timing = self._meter.timing(ask.prompt_tokens)
+        began_s = self._meter.now_s
         answer = Answer(ask)
         try:
-            for index in range(ask.continuations):
-                answer.generations.append(self._start(answer, ask, index))
-        except BaseException:
-            self.admission.release(ask.continuations - len(answer.generations))
-            raise
-        try:
+            self._start(answer, ask, timing.token, lambda: self.admission.release(1))
             yield answer
-            self.admission.took(time.monotonic() - began_s)
+        except SwarmError:
+            timing.ended("failed")
+            raise
+        except BaseException:
+            timing.ended("gone")
+            raise
+        else:
+            timing.ended("done")
+            self.admission.took(self._meter.now_s - began_s)
         finally:
-            for generation in answer.generations:
-                generation.interrupt()
+            answer.interrupt()
 
-    def _start(self, answer: Answer, ask: Ask, index: int) -> Generation:
-        prompt, continuation = divmod(index, ask.count)
-        generation = Generation(
-            self._model,
-            self._vocabulary,
-            ask,
-            ask.prompts[prompt],
-            continuation,
-            partial(answer.tell, index),
-        )
-        future = asyncio.get_running_loop().run_in_executor(self._threads, generation.run)
-        self._running.add(generation)
-        future.add_done_callback(lambda _: self._ended(generation))
-        return generation
+    async def probe(self) -> None:
+        """Generate one token, without waiting for a turn.
 
-    def _ended(self, generation: Generation) -> None:
+        Raises:
+            SwarmError: none comes.
+        """
+        token = self._vocabulary.padding or 0
+        ask = Ask(prompts=((token,),), max_tokens=1, sampling=Sampling(temperature=0))
+        answer = Answer(ask)
+        try:
+            self._start(answer, ask, self._meter.token, lambda: None)
+            await answer.begin()
+        finally:
+            answer.interrupt()
+
+    def _start(
+        self, answer: Answer, ask: Ask, at_token: Callable[[], None], at_end: Callable[[], None]
+    ) -> None:
+        """Give every continuation a thread. `at_end` is called once for each, when its session has ended."""
+        loop = asyncio.get_running_loop()
+        for index in range(ask.continuations):
+            prompt, number = divmod(index, ask.count)
+            tell = partial(_pass_on, answer, index, at_token)
+            generation = Generation(self._model, self._vocabulary, ask, ask.prompts[prompt], number, tell)
+            answer.generations.append(generation)
+            self._running.add(generation)
+            future = loop.run_in_executor(self._threads, generation.run)
+            future.add_done_callback(partial(self._ended, generation, at_end))
+
+    def _ended(
+        self, generation: Generation, at_end: Callable[[], None], future: asyncio.Future[None]
+    ) -> None:
         self._running.discard(generation)
-        self.admission.release(1)
+        at_end()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Interrupt everything and let the threads end."""
         self.admission.close()
         for generation in list(self._running):
             generation.interrupt()
-        self._threads.shutdown(wait=True)
+        await asyncio.to_thread(self._threads.shutdown)
+
+
+def _pass_on(answer: Answer, index: int, at_token: Callable[[], None], outcome: Outcome) -> None:
+    if isinstance(outcome, Piece) and outcome.is_token:
+        at_token()
+    answer.tell(index, outcome)

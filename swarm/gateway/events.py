@@ -17,10 +17,14 @@ class TokenInfo:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that has become certain, and the tokens that ended in it (if their probabilities were asked for)."""
+    """Text that has become certain, and its tokens (if their probabilities were asked for).
+
+    `is_token` says that a token came with it: not so for what is left at the end.
+    """
 
     text: str
     tokens: tuple[TokenInfo, ...] = ()
+    is_token: bool = False
 
 
 @dataclass(frozen=True, slots=True)

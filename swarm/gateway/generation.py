@@ -134,7 +134,7 @@ class Generation:
         return stream.ending(ask.max_tokens)
 
     def came(self, piece: Piece) -> None:
-        """A token came, with the text that it completes; from the thread."""
+        """Text came, mostly with a token; from the thread."""
         self.chain = self._line.chain or self.chain
         self._report(piece)
 
@@ -179,7 +179,7 @@ class _Stream:
         if self._chooser.last is not None and self._last not in self._ends:
             self._waiting.append((self._assembler.received, self._chooser.last))
         text = self._assembler.add([self._last])
-        self._generation.came(Piece(text, self._certain(len(self._assembler.text))))
+        self._generation.came(Piece(text, self._certain(len(self._assembler.text)), is_token=True))
 
     def end(self) -> None:
         text = self._assembler.finish()

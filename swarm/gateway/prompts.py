@@ -78,7 +78,7 @@ class Prompter:
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Tool] = (),
-        choice: ToolChoice = ToolChoice(),  # noqa: B008 - frozen
+        choice: ToolChoice = ToolChoice(),
         schema: Mapping[str, Any] | None = None,
     ) -> ChatPlan:
         """A conversation in the model's chat template; the answer follows `schema` if one is given.
@@ -89,9 +89,7 @@ class Prompter:
         if not tools or choice.mode == "none":
             if choice.mode == "required" or choice.name:
                 raise bad_request("a tool must be called, but none is given", "tool_choice")
-            grammar = (
-                None if schema is None else self._vocabulary.grammars.compile(schema, "response_format")
-            )
+            grammar = None if schema is None else self._vocabulary.grammars.compile(schema, "response_format")
             return ChatPlan(self._rendered(messages, []), grammar)
         form = self._format(tools)
         prompt = self._rendered(messages, tools)

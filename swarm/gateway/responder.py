@@ -17,6 +17,7 @@ from swarm.gateway.ask import Ask
 from swarm.gateway.chain_headers import chain_headers
 from swarm.gateway.desk import Answer, Desk
 from swarm.gateway.dialect import Dialect, gathered
+from swarm.gateway.door import Caller
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +26,15 @@ class AnswerResponse(Response):
     """Generates while it is being sent.
 
     Args:
+        caller: whose request it is.
         make: what is asked for; called in a thread, because tokenizing takes time.
     """
 
-    def __init__(self, desk: Desk, make: Callable[[], Ask], dialect: Dialect, *, streams: bool) -> None:
+    def __init__(
+        self, desk: Desk, caller: Caller, make: Callable[[], Ask], dialect: Dialect, *, streams: bool
+    ) -> None:
         self._desk = desk
+        self._caller = caller
         self._make = make
         self._dialect = dialect
         self._streams = streams
@@ -42,6 +47,10 @@ class AnswerResponse(Response):
         Raises:
             ApiError: nothing has been sent, and this is why.
         """
+        with self._caller.visit():
+            await self._while_there(receive, send)
+
+    async def _while_there(self, receive: Receive, send: Send) -> None:
         work = asyncio.create_task(self._answer(send))
         gone = asyncio.create_task(_until_gone(receive))
         try:

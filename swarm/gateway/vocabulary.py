@@ -47,9 +47,7 @@ class Vocabulary:
         hidden = set(self.tokenizer.all_special_ids) - marks
 
         def decode(ids: Sequence[int]) -> str:
-            return str(
-                self.tokenizer.decode([i for i in ids if i not in hidden], skip_special_tokens=False)
-            )
+            return str(self.tokenizer.decode([i for i in ids if i not in hidden], skip_special_tokens=False))
 
         return decode
 
