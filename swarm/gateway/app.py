@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,13 +12,19 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from swarm.core.version import VERSION
-from swarm.gateway.api_error import ApiError
+from swarm.gateway.api_error import ApiError, bad_request
 from swarm.gateway.body import refusal
 from swarm.gateway.body_limit import BodyLimit
 from swarm.gateway.chat_api import ChatDialect, chat_ask
 from swarm.gateway.chat_schema import ChatRequest
+from swarm.gateway.completions_api import CompletionDialect, CompletionRequest, completion_ask
+from swarm.gateway.embeddings_schema import EmbeddingsRequest
 from swarm.gateway.health import add_health
+from swarm.gateway.messages_api import MessagesDialect, messages_ask, messages_plan
+from swarm.gateway.messages_schema import CountRequest, MessagesRequest
 from swarm.gateway.model_list import add_models
+from swarm.gateway.responses_api import ResponsesDialect, responses_ask
+from swarm.gateway.responses_schema import ResponsesRequest
 from swarm.gateway.routes import Gateway
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -46,14 +54,52 @@ def build_app(gateway: Gateway, max_body_bytes: int) -> FastAPI:
     add_health(app, gateway)
     add_models(app, gateway)
 
+    _add_openai(app, gateway)
+    _add_anthropic(app, gateway)
+    return app
+
+
+def _add_openai(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/chat/completions", response_class=JSONResponse)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """OpenAI's chat completions."""
-        return gateway.answer(
-            request, body.model, lambda p: chat_ask(body, p), ChatDialect(body), bool(body.stream)
-        )
+        dialect = ChatDialect(body)
+        return gateway.answer(request, body.model, partial(chat_ask, body), dialect, bool(body.stream))
 
-    return app
+    @app.post("/v1/completions", response_class=JSONResponse)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """OpenAI's completions."""
+        dialect = CompletionDialect(body)
+        return gateway.answer(request, body.model, partial(completion_ask, body), dialect, bool(body.stream))
+
+    @app.post("/v1/responses", response_class=JSONResponse)
+    async def responses(body: ResponsesRequest, request: Request) -> Response:
+        """OpenAI's responses; the conversation is kept by the client."""
+        dialect = ResponsesDialect(body)
+        return gateway.answer(request, body.model, partial(responses_ask, body), dialect, bool(body.stream))
+
+    @app.post("/v1/embeddings", response_class=JSONResponse)
+    async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
+        """OpenAI's embeddings, which models that write text do not make."""
+        gateway.door.admit(request.headers)
+        gateway.require_model(body.model)
+        raise bad_request(f"{gateway.name} writes text and makes no embeddings", "model", "unsupported_model")
+
+
+def _add_anthropic(app: FastAPI, gateway: Gateway) -> None:
+    @app.post("/v1/messages", response_class=JSONResponse)
+    async def messages(body: MessagesRequest, request: Request) -> Response:
+        """Anthropic's messages."""
+        dialect = MessagesDialect(body)
+        return gateway.answer(request, body.model, partial(messages_ask, body), dialect, bool(body.stream))
+
+    @app.post("/v1/messages/count_tokens")
+    async def count_tokens(body: CountRequest, request: Request) -> dict[str, int]:
+        """How many tokens a conversation has."""
+        gateway.door.admit(request.headers)
+        gateway.require_model(body.model)
+        plan = await asyncio.to_thread(messages_plan, body, gateway.prompter)
+        return {"input_tokens": len(plan.prompt)}
 
 
 def _add_errors(app: FastAPI, gateway: Gateway) -> None:

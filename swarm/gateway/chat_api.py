@@ -90,7 +90,7 @@ class ChatDialect:
             "finish_reason": _finish(choice.ending, bool(choice.calls)),
         }
 
-    def opening(self) -> Iterable[bytes]:
+    def opening(self, prompt_tokens: int) -> Iterable[bytes]:
         for index in range(len(self._calls)):
             yield self._chunk(index, {"role": "assistant", "content": ""})
 

@@ -45,7 +45,7 @@ class Dialect(Protocol):
         """The JSON document."""
         ...
 
-    def opening(self) -> Iterable[bytes]:
+    def opening(self, prompt_tokens: int) -> Iterable[bytes]:
         """Events before the first token."""
         ...
 

@@ -101,7 +101,7 @@ class Prompter:
         if not chosen:
             raise bad_request(f"there is no tool {choice.name!r}", "tool_choice")
         grammar = self._vocabulary.grammars.compile(form.call_schema(chosen), "tools")
-        return ChatPlan(prompt + self._vocabulary.encode_raw(form.opening), grammar, form, True)
+        return ChatPlan(prompt + self._vocabulary.encode_raw(form.opening + form.lead), grammar, form, True)
 
     def _format(self, tools: Sequence[Tool]) -> ToolFormat:
         if len({tool.name for tool in tools}) < len(tools):

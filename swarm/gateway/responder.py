@@ -91,7 +91,7 @@ class AnswerResponse(Response):
 
     async def _parts(self, answer: Answer) -> AsyncIterator[bytes]:
         try:
-            for part in self._dialect.opening():
+            for part in self._dialect.opening(answer.usage.prompt_tokens):
                 yield part
             async for index, event in answer.events():
                 for part in self._dialect.event(index, event):

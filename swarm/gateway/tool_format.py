@@ -14,12 +14,14 @@ class ToolFormat:
     Attributes:
         arguments_key: of the object; Llama calls the arguments `parameters`.
         is_list: several calls stand in one JSON array.
+        lead: what models are used to between `opening` and the JSON.
     """
 
     opening: str
     closing: str
     arguments_key: str = "arguments"
     is_list: bool = False
+    lead: str = ""
 
     def call_schema(self, tools: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """The JSON schema of a call of one of these tools (name -> schema of its arguments)."""
@@ -36,7 +38,7 @@ class ToolFormat:
         return {"type": "array", "items": call, "minItems": 1, "maxItems": 1} if self.is_list else call
 
 
-TAGGED = ToolFormat("<tool_call>\n", "\n</tool_call>")
+TAGGED = ToolFormat("<tool_call>", "</tool_call>", lead="\n")
 MISTRAL = ToolFormat("[TOOL_CALLS]", "", is_list=True)
 LLAMA = ToolFormat("<|python_tag|>", "", arguments_key="parameters")
 

@@ -43,7 +43,7 @@ class Vocabulary:
         """Tokens to text, without special tokens but those that mark a tool call."""
         if tools is None:
             return lambda ids: str(self.tokenizer.decode(ids, skip_special_tokens=True))
-        marks = {self.tokenizer.convert_tokens_to_ids(tools.opening.strip())}
+        marks = {self.tokenizer.convert_tokens_to_ids(tools.opening)}
         hidden = set(self.tokenizer.all_special_ids) - marks
 
         def decode(ids: Sequence[int]) -> str:
