@@ -102,12 +102,23 @@ def demo_tokenizer() -> Any:
     return load_tokenizer(ModelConfig("demo"))
 
 
+def local_text(messages: list[Any], tokens: int) -> str:
+    """What the local model answers, greedily."""
+    tokenizer = demo_tokenizer()
+    encoded = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    found = local_demo().generate(**encoded, max_new_tokens=tokens, do_sample=False)
+    return str(tokenizer.decode(found[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
 @dataclass(frozen=True)
 class RunningGateway:
-    """A gateway that serves; `url` ends before `/v1`."""
+    """A gateway that serves `model`; `url` ends before `/v1`."""
 
     url: str
     gateway: Gateway
+    model: Any
     server: uvicorn.Server
 
     @property
@@ -152,7 +163,7 @@ def running(gateway: Gateway, *, pulse: bool = False) -> Iterator[RunningGateway
     try:
         wait_for(lambda: server.started, 30, "the gateway listens")
         port = listener.getsockname()[1]
-        yield RunningGateway(f"http://127.0.0.1:{port}", gateway, server)
+        yield RunningGateway(f"http://127.0.0.1:{port}", gateway, gateway.desk.model, server)
     finally:
         server.should_exit = True
         thread.join(30)

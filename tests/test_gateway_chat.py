@@ -11,7 +11,7 @@ import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletion
 
-from tests.gateway_lab import LocalModel, RunningGateway, demo_tokenizer, local_demo, make_gateway, running
+from tests.gateway_lab import LocalModel, RunningGateway, demo_tokenizer, local_text, make_gateway, running
 
 pytestmark = pytest.mark.slow
 
@@ -42,16 +42,6 @@ def served() -> Iterator[RunningGateway]:
 def client(served: RunningGateway) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
         yield client
-
-
-def local_text(messages: list[Any], tokens: int) -> str:
-    """What the local model answers, greedily."""
-    tokenizer = demo_tokenizer()
-    encoded = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    found = local_demo().generate(**encoded, max_new_tokens=tokens, do_sample=False)
-    return str(tokenizer.decode(found[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
 def streamed(client: OpenAI, **options: Any) -> tuple[str, str | None, Any]:

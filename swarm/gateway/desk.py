@@ -95,7 +95,7 @@ class Desk:
     """For one event loop; the threads that generate are its own."""
 
     def __init__(self, model: LinedModel, vocabulary: Vocabulary, admission: Admission, meter: Meter) -> None:
-        self._model = model
+        self.model = model
         self._vocabulary = vocabulary
         self._meter = meter
         self._threads = ThreadPoolExecutor(
@@ -153,7 +153,7 @@ class Desk:
         for index in range(ask.continuations):
             prompt, number = divmod(index, ask.count)
             tell = partial(_pass_on, answer, index, at_token)
-            generation = Generation(self._model, self._vocabulary, ask, ask.prompts[prompt], number, tell)
+            generation = Generation(self.model, self._vocabulary, ask, ask.prompts[prompt], number, tell)
             answer.generations.append(generation)
             self._running.add(generation)
             future = loop.run_in_executor(self._threads, generation.run)
