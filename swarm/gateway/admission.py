@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 
 from swarm.gateway.api_error import ApiError
@@ -48,7 +49,7 @@ class Admission:
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._waiting)
+        return sum(not waiter.turn.cancelled() for waiter in self._waiting)
 
     @property
     def closed(self) -> bool:
@@ -65,13 +66,13 @@ class Admission:
             raise ApiError(400, f"{slots} answers at once are more than the {self.slots} this gateway makes")
         if self._closed:
             raise ApiError(503, "the gateway is shutting down", code="shutting_down", retry_after_s=5)
-        if self._free >= slots and not self._waiting:
+        if self._free >= slots and not self.waiting:
             self._take(slots)
             return
-        if len(self._waiting) >= self._queue:
+        if self.waiting >= self._queue:
             raise ApiError(
                 429,
-                f"{self._held} answers are being made and {len(self._waiting)} requests wait: ask again later",
+                f"{self._held} answers are being made and {self.waiting} requests wait: ask again later",
                 code="queue_full",
                 retry_after_s=self.retry_after_s,
             )
@@ -80,11 +81,12 @@ class Admission:
         try:
             await waiter.turn
         except asyncio.CancelledError:
-            if waiter.turn.done() and not waiter.turn.cancelled():
-                self.release(slots)  # it was given its turn just now
+            if waiter.turn.cancelled():
+                with suppress(ValueError):  # its turn came just now
+                    self._waiting.remove(waiter)
+                self._wake()  # who comes after may fit
             else:
-                self._waiting.remove(waiter)
-                self._wake()
+                self.release(slots)  # it was given its turn just now
             raise
 
     def release(self, slots: int) -> None:
@@ -101,7 +103,7 @@ class Admission:
     @property
     def retry_after_s(self) -> float:
         """When a slot is probably free for somebody who comes now."""
-        turns = (len(self._waiting) + 1) / self.slots
+        turns = (self.waiting + 1) / self.slots
         return min(max(1.0, turns * self._usual_s), _LONGEST_RETRY_S)
 
     def close(self) -> None:
@@ -118,7 +120,11 @@ class Admission:
         self.check()
 
     def _wake(self) -> None:
-        while self._waiting and self._waiting[0].slots <= self._free:
-            waiter = self._waiting.popleft()
-            self._take(waiter.slots)
-            waiter.turn.set_result(None)
+        while self._waiting:
+            waiter = self._waiting[0]
+            if not waiter.turn.cancelled():
+                if waiter.slots > self._free:
+                    return
+                self._take(waiter.slots)
+                waiter.turn.set_result(None)
+            self._waiting.popleft()

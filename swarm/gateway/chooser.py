@@ -19,6 +19,7 @@ from swarm.gateway.events import TokenInfo
 from swarm.gateway.grammar import GrammarMatcher
 
 _DICE_BITS = 63
+_COLD = 1e-4  # below, dividing by it overflows, and nothing but the likeliest token has a chance
 
 
 class TokenChooser(LogitsProcessor):
@@ -89,15 +90,17 @@ class TokenChooser(LogitsProcessor):
         return logits
 
     def _choose(self, logits: Tensor) -> int:
-        if self._temperature == 0:
+        if self._temperature < _COLD:
             return int(logits.argmax())
         ranked, tokens = (logits / self._temperature).sort(descending=True)
         if self._top_k:
             ranked, tokens = ranked[: self._top_k], tokens[: self._top_k]
         chances = ranked.softmax(dim=0)
         if self._top_p < 1:
-            before = chances.cumsum(dim=0) - chances  # the likeliest token always stays
-            chances = chances.masked_fill(before >= self._top_p, 0.0)
+            before = chances.cumsum(dim=0) - chances
+            outside = before >= self._top_p
+            outside[0] = False  # however small top_p is, the likeliest token stays
+            chances = chances.masked_fill(outside, 0.0)
         return int(tokens[torch.multinomial(chances, 1, generator=self._dice)])
 
     def _report(self, logits: Tensor, token: int, count: int) -> TokenInfo:

@@ -27,6 +27,8 @@ class CallReader:
         self._held = ""
         self._tokens: tuple[TokenInfo, ...] = ()
         self._inside = forced
+        self._after_call = False  # space between calls is no text
+        self._passes = False  # no call can come any more
 
     def add(self, piece: Piece) -> Iterator[Piece | ToolCall]:
         """What this piece completes."""
@@ -43,30 +45,53 @@ class CallReader:
             yield from self._read(self._form, final=True)
 
     def _read(self, form: ToolFormat, *, final: bool) -> Iterator[Piece | ToolCall]:
+        if self._passes:
+            yield from self._text(self._held)
+            return
         while True:
-            if self._inside:
-                end = self._held.find(form.closing) if form.closing and not self._forced else -1
-                if end < 0 and not final:
-                    return
-                body = self._held if end < 0 else self._held[:end]
-                rest = "" if end < 0 else self._held[end + len(form.closing) :]
-                calls = _calls(form, body)
-                if not calls:
-                    rest = self._held if self._forced else form.opening + self._held
-                    self._inside = False
-                    yield from self._text(rest)
-                    return
-                yield from calls
-                self._held, self._inside = rest.lstrip("\n"), False
-            start = self._held.find(form.opening)
-            if start < 0:
-                keep = 0 if final else _beginning(self._held, form.opening)
-                yield from self._text(self._held, keep)
+            if not self._inside:
+                yield from self._enter(form, final=final)
+            if not self._inside:
                 return
-            before, self._held = self._held[:start], self._held[start + len(form.opening) :]
-            self._inside = True
-            if before.strip():
-                yield Piece(before, self._taken())
+            body, rest = self._body(form)
+            if rest is None and not final:
+                return  # the call goes on
+            calls = _calls(form, body)
+            self._inside = False
+            if not calls:
+                yield from self._text(self._held if self._forced else form.opening + self._held)
+                return
+            yield from calls
+            self._taken()  # the tokens of a call are not told
+            self._held, self._after_call = rest or "", True
+
+    def _enter(self, form: ToolFormat, *, final: bool) -> Iterator[Piece]:
+        """Give out text up to where a call begins."""
+        if self._after_call:
+            self._held = self._held.lstrip()
+            self._after_call = not self._held
+        if not form.opening:
+            begins = self._held.lstrip()
+            self._inside = begins.startswith("{")
+            self._passes = bool(begins) and not self._inside
+            if not self._inside and (self._passes or final):
+                yield from self._text(self._held)
+            return
+        start = self._held.find(form.opening)
+        if start < 0:
+            yield from self._text(self._held, 0 if final else _beginning(self._held, form.opening))
+            return
+        before, self._held = self._held[:start], self._held[start + len(form.opening) :]
+        self._inside = True
+        if before.strip():
+            yield Piece(before, self._taken())
+
+    def _body(self, form: ToolFormat) -> tuple[str, str | None]:
+        """The JSON of a call, and what follows it; None if its end has not come."""
+        end = self._held.find(form.closing) if form.closing and not self._forced else -1
+        if end < 0:
+            return self._held, None
+        return self._held[:end], self._held[end + len(form.closing) :]
 
     def _text(self, text: str, keep: int = 0) -> Iterator[Piece]:
         shown, self._held = text[: len(text) - keep], text[len(text) - keep :]

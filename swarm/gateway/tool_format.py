@@ -11,6 +11,8 @@ from typing import Any
 class ToolFormat:
     """A call is `opening`, a JSON object with name and arguments, and `closing`.
 
+    Without `opening`, an answer that begins with a brace is a call as a whole.
+
     Attributes:
         arguments_key: of the object; Llama calls the arguments `parameters`.
         is_list: several calls stand in one JSON array.
@@ -40,7 +42,7 @@ class ToolFormat:
 
 TAGGED = ToolFormat("<tool_call>", "</tool_call>", lead="\n")
 MISTRAL = ToolFormat("[TOOL_CALLS]", "", is_list=True)
-LLAMA = ToolFormat("<|python_tag|>", "", arguments_key="parameters")
+LLAMA = ToolFormat("", "", arguments_key="parameters")
 
 
 def find_format(template: str) -> ToolFormat | None:

@@ -41,7 +41,7 @@ class Vocabulary:
 
     def decoder(self, tools: ToolFormat | None) -> Callable[[Sequence[int]], str]:
         """Tokens to text, without special tokens but those that mark a tool call."""
-        if tools is None:
+        if tools is None or not tools.opening:
             return lambda ids: str(self.tokenizer.decode(ids, skip_special_tokens=True))
         marks = {self.tokenizer.convert_tokens_to_ids(tools.opening)}
         hidden = set(self.tokenizer.all_special_ids) - marks
