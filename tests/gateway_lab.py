@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -126,12 +127,18 @@ class RunningGateway:
         return self.gateway.desk.admission
 
 
-def make_gateway(model: LinedModel, sessions: int = 8, queue: int = 16, keys: Path | None = None) -> Gateway:
+def make_gateway(
+    model: LinedModel,
+    sessions: int = 8,
+    queue: int = 16,
+    keys: Path | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Gateway:
     """A gateway over `model`, which has the demo's tokenizer."""
     vocabulary = Vocabulary(demo_tokenizer(), model.config, model.generation_config)
     admission = Admission(sessions, queue)
     stats = getattr(model, "stats", None) or ClientStats()
-    meter = Meter(admission, stats)
+    meter = Meter(admission, stats, clock)
     desk = Desk(model, vocabulary, admission, meter)
     return Gateway("demo", Prompter(vocabulary, "demo"), desk, Door(keys), meter)
 

@@ -166,9 +166,8 @@ def test_a_tool_that_must_be_called_is_called(client: OpenAI, choice: Any) -> No
 
 def test_a_streamed_tool_call_is_the_same(client: OpenAI) -> None:
     whole: Any = ask(client, SUM, tools=[WEATHER], tool_choice="required").choices[0].message.tool_calls
-    stream: Any = client.chat.completions.create(
-        model="demo", messages=SUM, tools=[WEATHER], tool_choice="required", stream=True
-    )
+    options: dict[str, Any] = {"messages": SUM, "tools": [WEATHER], "tool_choice": "required"}
+    stream: Any = client.chat.completions.create(model="demo", stream=True, **options)
     choices = [chunk.choices[0] for chunk in stream]
     calls = [call for choice in choices for call in choice.delta.tool_calls or ()]
     assert [(call.index, call.function.name, call.function.arguments) for call in calls] == [

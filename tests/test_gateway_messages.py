@@ -40,7 +40,8 @@ def client(served: RunningGateway) -> Iterator[Anthropic]:
 
 
 def ask(client: Anthropic, said: list[Any], **options: Any) -> Any:
-    return client.messages.create(**{"model": "demo", "max_tokens": 40, "messages": said} | options)
+    values: dict[str, Any] = {"model": "demo", "max_tokens": 40, "messages": said}
+    return client.messages.create(**values | options)
 
 
 def test_an_answer_is_the_local_models(client: Anthropic) -> None:

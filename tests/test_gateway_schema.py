@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,8 +52,6 @@ def _document() -> dict[str, Any]:
 
     async def made() -> dict[str, Any]:
         return build_app(make_gateway(ShortModel()), BODY_BYTES).openapi()
-
-    import asyncio
 
     document = asyncio.run(made())
     for schema in document["components"]["schemas"].values():
@@ -122,8 +122,6 @@ def test_a_body_that_is_too_large_is_refused(served: RunningGateway) -> None:
     ],
 )
 def test_strange_schemas_make_no_failure(served: RunningGateway, schema: dict[str, Any]) -> None:
-    import json
-
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     body = json.dumps(SUM | {"response_format": form})
     with httpx2.Client(timeout=60) as client:
