@@ -134,7 +134,7 @@ def test_requests_beyond_the_queue_get_429_and_the_others_their_answers(
         model.gate.set()
         found = [answer.result() for answer in answers]
     assert [answer.json()["choices"][0]["message"]["content"] for answer in found] == ["12 + 30 = 42"] * 5
-    assert all(line.closed for line in model.lines)
+    wait_for(lambda: all(line.closed for line in model.lines), 5, "all sessions are closed")
 
 
 @pytest.mark.slow

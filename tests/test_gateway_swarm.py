@@ -184,6 +184,27 @@ def test_headers_tell_the_chain_and_the_times_of_its_hops(site: Site) -> None:
     assert [entry.partition(";")[0] for entry in timing] == ["hop0", "hop1", "hop2", "links"]
 
 
+def test_a_stream_tells_its_chain_at_once_and_again_when_a_peer_was_replaced(site: Site) -> None:
+    site.spare()
+    body = {"model": "demo", "messages": STORY, "max_tokens": TOKENS, "stream": True}
+    with (
+        httpx2.Client(timeout=60) as client,
+        client.stream("POST", f"{site.url}/chat/completions", json=body) as found,
+    ):
+        before = found.headers["x-swarm-chain"]
+        assert found.headers["server-timing"].count("dur=") == 3
+        comments = []
+        for count, line in enumerate(found.iter_lines()):
+            if count == KILL_AT:
+                site.kill_middle(before)
+            comments += [line.removeprefix(": x-swarm-chain: ")] if line.startswith(": x-swarm-chain") else []
+    first, _, last = before.split(", ")
+    assert comments
+    assert comments[-1].split(", ")[0] == first
+    assert comments[-1].split(", ")[2] == last
+    assert comments[-1] != before
+
+
 def begun(site: Site, path: str, body: dict[str, Any]) -> socket.socket:
     """A connection on which the answer's first bytes have come."""
     connection = socket.create_connection(("127.0.0.1", int(site.served.url.rpartition(":")[2])))

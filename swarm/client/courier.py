@@ -134,7 +134,7 @@ class Courier:
         assert isinstance(answer, Answer)
         flights.popleft()
         self._shared.inbox.forget(flight.expectation)
-        self._trace = answer.trace
+        self._trace = self.profile.latest = answer.trace
         self._observe(flight.piece, answer)
         tokens = max(flight.piece.wanted, 1) if is_end else flight.tensors.tokens
         return check_answer(answer, flight.tensors, tokens, segment[-1].peer_id)

@@ -107,7 +107,7 @@ class Admission:
         return min(max(1.0, turns * self._usual_s), _LONGEST_RETRY_S)
 
     def close(self) -> None:
-        """Let nobody in any more; those who wait are told so."""
+        """Let nobody in any more; those who wait keep their turn."""
         self._closed = True
 
     def check(self) -> None:

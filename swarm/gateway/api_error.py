@@ -88,4 +88,9 @@ def api_error(error: SwarmError) -> ApiError:
         case Interrupted():
             return ApiError(503, "the gateway is shutting down", code="shutting_down", retry_after_s=5)
         case _:
-            return ApiError(500, "the gateway failed; its log says why", code="internal_error")
+            return unexpected()
+
+
+def unexpected() -> ApiError:
+    """500: an error that nobody expected, which the log tells of."""
+    return ApiError(500, "the gateway failed; its log says where", code="internal_error")

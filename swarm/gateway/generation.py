@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -15,13 +14,13 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 from swarm.client.profile import StepProfile
 from swarm.client.token_stream import TextAssembler
 from swarm.core.errors import Interrupted, SwarmError
+from swarm.gateway.api_error import unexpected
 from swarm.gateway.ask import Ask
 from swarm.gateway.chooser import TokenChooser
 from swarm.gateway.events import Ending, Piece, TokenInfo
+from swarm.gateway.quiet_log import log_quietly
 from swarm.gateway.vocabulary import Vocabulary
 from swarm.routing.chain import Chain
-
-logger = logging.getLogger(__name__)
 
 Outcome = Piece | Ending | SwarmError
 
@@ -103,8 +102,8 @@ class Generation:
         except SwarmError as error:
             self._report(error)
         except Exception as error:
-            logger.error("generation failed: %s in %s", type(error).__name__, _place(error))
-            self._report(SwarmError("unexpected error"))
+            log_quietly("a generation", error)
+            self._report(unexpected())
         finally:
             self._line.close()
 
@@ -198,11 +197,3 @@ class _Stream:
         stop_text = self._assembler.stopped_by
         full = self._count >= max_tokens and stop_text is None and self._last not in self._ends
         return Ending("length" if full else "stop", stop_text, self._count)
-
-
-def _place(error: BaseException) -> str:
-    """File and line of an error: what it says may contain a user's text, which is not logged."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"

@@ -6,18 +6,18 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from swarm.core.errors import SwarmError
-from swarm.gateway.api_error import ApiError, api_error
+from swarm.gateway.api_error import ApiError, api_error, unexpected
 from swarm.gateway.ask import Ask
-from swarm.gateway.chain_headers import chain_headers
+from swarm.gateway.chain_headers import chain_headers, chain_text
 from swarm.gateway.desk import Answer, Desk
 from swarm.gateway.dialect import Dialect, gathered
 from swarm.gateway.door import Caller
+from swarm.gateway.quiet_log import log_quietly
 
 logger = logging.getLogger(__name__)
 
@@ -70,17 +70,18 @@ class AnswerResponse(Response):
                     await answer.begin()
                     await self._stream(answer, send)
                 else:
-                    document = await self._whole(answer, ask)
-                    headers = {"content-type": "application/json"} | chain_headers(answer)
-                    await _start(send, headers)
-                    body = json.dumps(document, ensure_ascii=False).encode()
-                    await send({"type": "http.response.body", "body": body, "more_body": False})
+                    await self._whole(answer, ask, send)
         except SwarmError as error:
             raise _told(error) from error
+        except Exception as error:
+            log_quietly("a request", error)
+            raise unexpected() from None
 
-    async def _whole(self, answer: Answer, ask: Ask) -> dict[str, Any]:
+    async def _whole(self, answer: Answer, ask: Ask, send: Send) -> None:
         choices = await gathered(answer.events(), ask.continuations)
-        return self._dialect.whole(choices, answer.usage)
+        body = json.dumps(self._dialect.whole(choices, answer.usage), ensure_ascii=False).encode()
+        await _start(send, {"content-type": "application/json"} | chain_headers(answer))
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _stream(self, answer: Answer, send: Send) -> None:
         headers = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
@@ -90,16 +91,21 @@ class AnswerResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _parts(self, answer: Answer) -> AsyncIterator[bytes]:
+        """The events of the stream, and a comment for whoever watches each time that peers were replaced."""
+        dialect, chain = self._dialect, answer.chain
         try:
-            for part in self._dialect.opening(answer.usage.prompt_tokens):
+            for part in dialect.opening(answer.usage.prompt_tokens):
                 yield part
             async for index, event in answer.events():
-                for part in self._dialect.event(index, event):
+                if answer.chain is not None and answer.chain != chain:
+                    chain = answer.chain
+                    yield f": x-swarm-chain: {chain_text(chain)}\n\n".encode()
+                for part in dialect.event(index, event):
                     yield part
-            for part in self._dialect.closing(answer.usage):
+            for part in dialect.closing(answer.usage):
                 yield part
         except SwarmError as error:
-            for part in self._dialect.failure(_told(error)):
+            for part in dialect.failure(_told(error)):
                 yield part
 
 
