@@ -42,7 +42,7 @@ class LocalLine:
     """A session that is none: the model runs in this process."""
 
     def __init__(self) -> None:
-        self.cache: Any = None
+        self.arguments: Any = {}
         self.interrupted = False
         self.closed = False
 

@@ -15,21 +15,23 @@ from swarm.shards.traits import ModelTraits
 
 
 class Line:
-    """Hand `cache` to `generate()` as `past_key_values`; closing the line ends its session on every hop.
+    """Hand `arguments` to `generate()`; closing the line ends its session on every hop.
 
         with model.line(max_tokens=512) as line:
-            model.generate(ids, past_key_values=line.cache)
+            model.generate(ids, **line.arguments)
 
     Args:
+        cache_name: the argument under which the model takes its cache.
         max_tokens: positions that the generation needs at most, prompt included.
     """
 
-    def __init__(self, network: Network, traits: ModelTraits, max_tokens: int) -> None:
+    def __init__(self, network: Network, traits: ModelTraits, cache_name: str, max_tokens: int) -> None:
         self._network = network
         self._session: NetworkSession | None = None
         self._lock = threading.Lock()
         self._interrupted = False
-        self.cache = RemoteCache(self, traits, max_tokens=max_tokens, rollback=False)
+        self._cache = RemoteCache(self, traits, max_tokens=max_tokens, rollback=False)
+        self.arguments = {cache_name: self._cache}
 
     def open(self, *, max_tokens: int, rollback: bool) -> NetworkSession:
         """As a `RemoteRunner`, for the cache."""
@@ -59,7 +61,7 @@ class Line:
 
     def close(self) -> None:
         """End the session in the background; idempotent."""
-        self.cache.close()
+        self._cache.close()
 
     def __enter__(self) -> Self:
         return self

@@ -19,7 +19,7 @@ from swarm.client.stats import ClientStats
 from swarm.core.config import ClientConfig, ModelConfig, Precision
 from swarm.core.errors import ConfigError, PeerIncompatible
 from swarm.routing.chain import Chain
-from swarm.shards.causal import load_client_model
+from swarm.shards.causal import cache_argument, load_client_model
 from swarm.shards.remote_layers import RemoteLayers
 from swarm.shards.source import ModelSource
 
@@ -129,7 +129,7 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
     def line(self, max_tokens: int) -> Line:
         """A session of one generation's own, for up to `max_tokens` positions, which other threads may cut."""
         layers = cast(RemoteLayers, self.__dict__["remote_layers"])
-        return Line(self.swarm, layers.__dict__["traits"], max_tokens)
+        return Line(self.swarm, layers.__dict__["traits"], cache_argument(type(self)), max_tokens)
 
     @property
     def chain(self) -> Chain | None:

@@ -28,7 +28,7 @@ Outcome = Piece | Ending | SwarmError
 class SessionLine(Protocol):
     """What `SwarmModel.line` returns: one generation's session."""
 
-    cache: Any
+    arguments: Any
 
     @property
     def chain(self) -> Chain | None: ...
@@ -119,7 +119,6 @@ class Generation:
         self._model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            past_key_values=self._line.cache,
             max_new_tokens=ask.max_tokens,
             do_sample=False,
             num_beams=1,
@@ -127,6 +126,7 @@ class Generation:
             stopping_criteria=StoppingCriteriaList([_Stop(self, assembler)]),
             streamer=stream,
             pad_token_id=vocabulary.padding,
+            **self._line.arguments,
         )
         if self._interrupted:
             raise Interrupted("the generation was interrupted")
