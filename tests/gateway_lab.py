@@ -28,6 +28,7 @@ from swarm.gateway.desk import Desk
 from swarm.gateway.door import Door
 from swarm.gateway.generation import LinedModel
 from swarm.gateway.meter import Meter
+from swarm.gateway.pooling import Pooling
 from swarm.gateway.prompts import Prompter
 from swarm.gateway.routes import Gateway
 from swarm.gateway.vocabulary import Vocabulary
@@ -90,6 +91,11 @@ class LocalModel:
             raise self.error
         return self._model.generate(inputs, **options)
 
+    def encode(self, input_ids: Any, **cache: Any) -> Any:
+        self.gate.wait()
+        with torch.no_grad():
+            return self._model.model(input_ids=input_ids)[0]
+
 
 @cache
 def local_demo() -> Any:
@@ -133,6 +139,7 @@ def make_gateway(
     queue: int = 16,
     keys: Path | None = None,
     clock: Callable[[], float] = time.monotonic,
+    pooling: Pooling | None = None,
 ) -> Gateway:
     """A gateway over `model`, which has the demo's tokenizer."""
     vocabulary = Vocabulary(demo_tokenizer(), model.config, model.generation_config)
@@ -140,7 +147,7 @@ def make_gateway(
     stats = getattr(model, "stats", None) or ClientStats()
     meter = Meter(admission, stats, clock)
     desk = Desk(model, vocabulary, admission, meter)
-    return Gateway("demo", Prompter(vocabulary, "demo"), desk, Door(keys), meter)
+    return Gateway("demo", Prompter(vocabulary, "demo"), desk, Door(keys), meter, pooling)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, Mamba2ForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, Mamba2ForCausalLM
 
 from swarm import SwarmModel
 from swarm.bench.timed import AtToken
@@ -48,16 +48,29 @@ def generate(model: SwarmModel, arguments: dict[str, Any], action: Any = None) -
 
 
 def test_a_generation_on_a_line_is_the_same_as_without(model: SwarmModel) -> None:
+    spans: list[str] = []
+
+    def look() -> None:
+        assert line.chain is not None
+        spans.extend(str(hop.span) for hop in line.chain.hops)
+
     with model.line(64) as line:
         assert line.chain is None
-        spans: list[str] = []
-        found = generate(
-            model, line.arguments, lambda: spans.extend(str(h.span) for h in line.chain.hops if line.chain)
-        )
+        found = generate(model, line.arguments, look)
         assert line.profile.steps == 19
-        assert len(line.profile.hops) == 2
+        assert len(line.profile.hops) == len(line.profile.latest) == 2
     assert spans == ["0:3", "3:6"]
     assert torch.equal(found, generate(model, {}))
+
+
+def test_all_positions_are_encoded_also_after_a_generation(model: SwarmModel) -> None:
+    generate(model, {})
+    with model.line(64) as line:
+        found = model.encode(prompt(), **line.arguments)
+    auto: Any = AutoModelForCausalLM
+    local = auto.from_pretrained(folder_of("llama"), dtype=torch.float32)
+    with torch.no_grad():
+        assert torch.allclose(found, local.model(prompt())[0], atol=1e-4)
 
 
 def test_an_interrupted_generation_ends_and_leaves_nothing(model: SwarmModel, swarm: LocalSwarm) -> None:

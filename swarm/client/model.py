@@ -121,6 +121,17 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
         with self.speculation.arranged(speculate, options, rows) as arguments:
             return super().generate(inputs, **arguments)
 
+    def encode(self, input_ids: torch.Tensor, **cache: Any) -> torch.Tensor:
+        """The hidden state `[B, S, H]` after the final norm, which embedding models make their vectors of.
+
+        Args:
+            cache: the arguments of a line, if the session is to be watched.
+        """
+        stack = self.__dict__["remote_stack"]
+        with torch.no_grad():
+            output = stack(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **cache)
+        return cast(torch.Tensor, output[0])
+
     def _get_candidate_generator(self, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
         if self.speculation.drafts_ngrams:
             return self.speculation.drafts(generation_config.max_length, generation_config._eos_token_tensor)

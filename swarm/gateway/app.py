@@ -18,7 +18,7 @@ from swarm.gateway.body_limit import BodyLimit
 from swarm.gateway.chat_api import ChatDialect, chat_ask
 from swarm.gateway.chat_schema import ChatRequest
 from swarm.gateway.completions_api import CompletionDialect, CompletionRequest, completion_ask
-from swarm.gateway.embeddings_schema import EmbeddingsRequest
+from swarm.gateway.embeddings_api import EmbeddingsRequest, EmbeddingsResponse
 from swarm.gateway.health import add_health
 from swarm.gateway.messages_api import MessagesDialect, messages_ask, messages_plan
 from swarm.gateway.messages_schema import CountRequest, MessagesRequest
@@ -80,10 +80,13 @@ def _add_openai(app: FastAPI, gateway: Gateway) -> None:
 
     @app.post("/v1/embeddings", response_class=JSONResponse)
     async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
-        """OpenAI's embeddings, which models that write text do not make."""
-        gateway.door.admit(request.headers)
+        """OpenAI's embeddings, for models that come with a way to pool."""
+        caller = gateway.door.admit(request.headers)
         gateway.require_model(body.model)
-        raise bad_request(f"{gateway.name} writes text and makes no embeddings", "model", "unsupported_model")
+        if gateway.pooling is None:
+            text = f"{gateway.name} writes text and makes no embeddings"
+            raise bad_request(text, "model", "unsupported_model")
+        return EmbeddingsResponse(gateway.desk, caller, gateway.prompter, body, gateway.pooling)
 
 
 def _add_anthropic(app: FastAPI, gateway: Gateway) -> None:

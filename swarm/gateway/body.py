@@ -58,6 +58,11 @@ def joined(content: str | list[Any] | None) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
+def as_prompts(given: Any) -> list[Any]:
+    """One prompt, or many, as a list of texts or of lists of token ids."""
+    return [given] if isinstance(given, str) or isinstance(given[0], int) else list(given)
+
+
 def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:
     """Stop texts, given as one or as many."""
     return () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)

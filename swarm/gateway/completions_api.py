@@ -24,6 +24,7 @@ from swarm.gateway.body import (
     Stops,
     Temperature,
     Text,
+    as_prompts,
     stops_of,
 )
 from swarm.gateway.chat_api import DONE, usage_json
@@ -68,12 +69,6 @@ class CompletionRequest(Body):
             raise ValueError("stream_options needs stream: true")
         return self
 
-    @property
-    def prompts(self) -> list[str] | list[list[int]]:
-        """The prompt or prompts as a list."""
-        given: Any = self.prompt
-        return [given] if isinstance(given, str) or isinstance(given[0], int) else given
-
 
 def completion_ask(body: CompletionRequest, prompter: Prompter) -> Ask:
     """What this request asks for.
@@ -81,7 +76,7 @@ def completion_ask(body: CompletionRequest, prompter: Prompter) -> Ask:
     Raises:
         ApiError: the model cannot do it.
     """
-    prompts = prompter.plain(body.prompts)
+    prompts = prompter.plain(as_prompts(body.prompt))
     return Ask(
         prompts=prompts,
         max_tokens=prompter.room(prompts, body.max_tokens or _DEFAULT_TOKENS, "max_tokens"),
@@ -110,7 +105,7 @@ class CompletionDialect:
             "created": int(time.time()),
             "model": body.model,
         }
-        self._lengths = [0] * (len(body.prompts) * (body.n or 1))
+        self._lengths = [0] * (len(as_prompts(body.prompt)) * (body.n or 1))
         self._reports_usage = body.stream_options is not None and body.stream_options.include_usage
 
     def whole(self, choices: Sequence[Choice], usage: Usage) -> dict[str, Any]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
+
+from torch import Tensor
 
 from swarm.client.profile import StepProfile
 from swarm.core.errors import SwarmError
 from swarm.gateway.admission import Admission
 from swarm.gateway.ask import Ask, Sampling
+from swarm.gateway.encoding import Encoding
 from swarm.gateway.events import Ending, Event, Piece, Usage
 from swarm.gateway.generation import Generation, LinedModel, Outcome
 from swarm.gateway.meter import Meter
+from swarm.gateway.pooling import Pooling
 from swarm.gateway.tool_calls import CallReader
 from swarm.gateway.vocabulary import Vocabulary
 from swarm.routing.chain import Chain
@@ -101,7 +106,7 @@ class Desk:
         self._threads = ThreadPoolExecutor(
             admission.slots + 1, thread_name_prefix="generation"
         )  # and the probe's
-        self._running: set[Generation] = set()
+        self._running: set[Generation | Encoding] = set()
         self.admission = admission
 
     @asynccontextmanager
@@ -129,6 +134,22 @@ class Desk:
             self.admission.took(self._meter.now_s - began_s)
         finally:
             answer.interrupt()
+
+    async def encode(self, pooling: Pooling, texts: Sequence[Sequence[int]]) -> list[Tensor]:
+        """A vector for each text, once it is this request's turn; giving up interrupts it.
+
+        Raises:
+            SwarmError: there is no room, or no chain.
+        """
+        await self.admission.acquire(1)
+        encoding = Encoding(self.model, pooling, texts)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, encoding.run)
+        self._running.add(encoding)
+        future.add_done_callback(partial(self._ended, encoding, lambda: self.admission.release(1)))
+        try:
+            return await asyncio.shield(future)
+        finally:
+            encoding.interrupt()
 
     async def probe(self) -> None:
         """Generate one token, without waiting for a turn.
@@ -160,16 +181,17 @@ class Desk:
             future.add_done_callback(partial(self._ended, generation, at_end))
 
     def _ended(
-        self, generation: Generation, at_end: Callable[[], None], future: asyncio.Future[None]
+        self, work: Generation | Encoding, at_end: Callable[[], None], future: asyncio.Future[Any]
     ) -> None:
-        self._running.discard(generation)
+        self._running.discard(work)
+        future.exception()  # whoever still waits is told by the future itself
         at_end()
 
     async def close(self) -> None:
         """Interrupt everything and let the threads end."""
         self.admission.close()
-        for generation in list(self._running):
-            generation.interrupt()
+        for work in list(self._running):
+            work.interrupt()
         await asyncio.to_thread(self._threads.shutdown)
 
 

@@ -51,6 +51,8 @@ class LinedModel(Protocol):
 
     def generate(self, inputs: Tensor | None = None, **options: Any) -> Any: ...
 
+    def encode(self, input_ids: Tensor, **cache: Any) -> Tensor: ...
+
 
 class Generation:
     """One prompt's continuation. `run` belongs to a thread, everything else to the event loop.

@@ -74,6 +74,19 @@ class Prompter:
             made.append(ids)
         return tuple(made)
 
+    def texts(self, given: Sequence[str | Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+        """Texts to be made into vectors.
+
+        Raises:
+            ApiError: one is empty, no text of this model, or longer than it allows.
+        """
+        made, positions = self.plain(given), self._vocabulary.positions
+        longest = max(map(len, made))
+        if positions is not None and longest > positions:
+            text = f"a text has {longest} tokens; {self._model_name} has room for {positions}"
+            raise bad_request(text, "input", "context_length_exceeded")
+        return made
+
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],

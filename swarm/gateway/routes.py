@@ -13,6 +13,7 @@ from swarm.gateway.desk import Desk
 from swarm.gateway.dialect import Dialect
 from swarm.gateway.door import Door
 from swarm.gateway.meter import Meter
+from swarm.gateway.pooling import Pooling
 from swarm.gateway.prompts import Prompter
 from swarm.gateway.pulse import Pulse
 from swarm.gateway.responder import AnswerResponse
@@ -23,15 +24,25 @@ class Gateway:
 
     Attributes:
         name: what clients call the model.
+        pooling: how the model makes vectors, if it is made for that.
         created: when it began to be served here, as a Unix time.
     """
 
-    def __init__(self, name: str, prompter: Prompter, desk: Desk, door: Door, meter: Meter) -> None:
+    def __init__(
+        self,
+        name: str,
+        prompter: Prompter,
+        desk: Desk,
+        door: Door,
+        meter: Meter,
+        pooling: Pooling | None = None,
+    ) -> None:
         self.name = name
         self.prompter = prompter
         self.desk = desk
         self.door = door
         self.meter = meter
+        self.pooling = pooling
         self.pulse = Pulse(desk, meter)
         self.created = int(time.time())
 

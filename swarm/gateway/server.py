@@ -21,6 +21,7 @@ from swarm.gateway.config import GatewayConfig
 from swarm.gateway.desk import Desk
 from swarm.gateway.door import Door
 from swarm.gateway.meter import Meter
+from swarm.gateway.pooling import read_pooling
 from swarm.gateway.prompts import Prompter
 from swarm.gateway.routes import Gateway
 from swarm.gateway.vocabulary import Vocabulary
@@ -65,13 +66,15 @@ def _load(config: GatewayConfig) -> SwarmModel:
 @asynccontextmanager
 async def _gateway(config: GatewayConfig, model: SwarmModel, door: Door) -> AsyncIterator[Gateway]:
     """A gateway that generates; its threads and its pulse end with the context."""
-    name = config.name or ModelSource.open(config.model).short_name
+    source = await asyncio.to_thread(ModelSource.open, config.model)
+    name = config.name or source.short_name
     tokenizer = await asyncio.to_thread(load_tokenizer, config.model)
     vocabulary = Vocabulary(tokenizer, model.config, model.generation_config)
     admission = Admission(config.sessions, config.queue)
     meter = Meter(admission, model.stats)
     desk = Desk(model, vocabulary, admission, meter)
-    gateway = Gateway(name, Prompter(vocabulary, name), desk, door, meter)
+    pooling = await asyncio.to_thread(read_pooling, source.file)
+    gateway = Gateway(name, Prompter(vocabulary, name), desk, door, meter, pooling)
     beating = asyncio.create_task(gateway.pulse.run())
     try:
         yield gateway

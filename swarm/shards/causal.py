@@ -153,6 +153,7 @@ def _watch_calls(model: PreTrainedModel, stack: nn.Module, remote: RemoteLayers)
 
     def leave_stack(*_: Any) -> None:
         context.arguments, context.cache, context.per_layer = {}, None, None
+        context.outer_mask, context.keep_last = None, 0  # a call of the stack alone has no outer model
 
     model.register_forward_pre_hook(enter_model, with_kwargs=True)
     stack.register_forward_pre_hook(enter_stack, with_kwargs=True)
