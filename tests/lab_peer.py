@@ -23,6 +23,7 @@ class InlineExecutor(Executor):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.held = False
+        self._under_way = 0
         self._events = loop
         self._waiting: list[tuple[Callable[[], object], Done]] = []
 

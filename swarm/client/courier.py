@@ -18,7 +18,7 @@ from swarm.client.profile import StepProfile
 from swarm.client.shared import Shared
 from swarm.client.waiting import wait_for
 from swarm.shards.step import StepTensors
-from swarm.wire.messages import HopTiming, StepMessage
+from swarm.wire.messages import StepMessage
 from swarm.wire.tensors import pack
 
 SPARE_FLIGHTS = 2
@@ -41,7 +41,6 @@ class Courier:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._packing_s = 0.0
-        self._trace: tuple[HopTiming, ...] = ()
         self.profile = StepProfile()
 
     async def carry(self, hops: Sequence[RemoteHop], pieces: Sequence[Piece]) -> list[Tensor]:
@@ -60,7 +59,7 @@ class Courier:
         self._shared.deadline.observe(sum(piece.size for piece in pieces), clock.time() - began_s)
         if len(pieces) == 1 and pieces[0].tensors.tokens == 1:
             for profile in (self._shared.profile, self.profile):
-                profile.add(clock.time() - began_s, self._packing_s, self._trace)
+                profile.add(clock.time() - began_s, self._packing_s, self.profile.latest)
         wanted = zip(outputs, pieces, strict=True)
         return [output.hidden[:, -piece.wanted :] for output, piece in wanted if piece.wanted]
 
@@ -134,7 +133,7 @@ class Courier:
         assert isinstance(answer, Answer)
         flights.popleft()
         self._shared.inbox.forget(flight.expectation)
-        self._trace = self.profile.latest = answer.trace
+        self.profile.latest = answer.trace
         self._observe(flight.piece, answer)
         tokens = max(flight.piece.wanted, 1) if is_end else flight.tensors.tokens
         return check_answer(answer, flight.tensors, tokens, segment[-1].peer_id)
