@@ -41,7 +41,7 @@ layers: $(STAMP) ## import-linter contracts
 	$(BIN)/lint-imports
 
 docs: $(STAMP) ## the documentation site, into build/site; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(STAMP) ## let ruff format and repair what it can
 	$(BIN)/ruff format .

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import cli_reference
 from tests.source_map import DOCUMENT, ROOT, document, python_files, summary
 
+TROUBLE = ROOT / "docs" / "troubleshooting.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 OWN_FILE = re.compile(r"`((?:cli|peer|routing|swarm|tests|docs|\.ci)/[\w./-]+\.\w+)`")
@@ -16,6 +20,10 @@ OWN_FILE = re.compile(r"`((?:cli|peer|routing|swarm|tests|docs|\.ci)/[\w./-]+\.\
 
 def test_the_map_names_every_file_with_its_purpose() -> None:
     assert DOCUMENT.read_text(encoding="utf-8") == document(), "run `make map`"
+
+
+def test_the_reference_of_commands_says_what_the_commands_say() -> None:
+    assert cli_reference.PAGE.read_text(encoding="utf-8") == cli_reference.page(), "run `make reference`"
 
 
 def test_every_module_says_what_it_is() -> None:
@@ -38,3 +46,24 @@ def test_every_decision_is_in_the_list() -> None:
     index = (ROOT / "docs/adr/README.md").read_text(encoding="utf-8")
     pages = sorted(page.name for page in ROOT.glob("docs/adr/[0-9]*.md"))
     assert sorted(LINK.findall(index)) == pages
+
+
+def test_the_errors_that_are_explained_are_those_that_are_raised() -> None:
+    said = list(said_by_the_program())
+    rows = re.findall(r"^\| (`[^|]+`[^|]*) \|", TROUBLE.read_text(encoding="utf-8"), re.MULTILINE)
+    quoted = [text for row in rows for text in re.findall(r"`([^`]+)`", row)]
+    assert len(quoted) > 30
+    assert [text for text in quoted if not any(text in line for line in said)] == []
+
+
+def said_by_the_program() -> Iterator[str]:
+    """Every text in the sources, with an ellipsis for what is put in."""
+    for path in python_files():
+        if path.startswith(("tests/", "docs/")):
+            continue
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            match node:
+                case ast.Constant(value=str(text)):
+                    yield text
+                case ast.JoinedStr(values=parts):
+                    yield "".join(p.value if isinstance(p, ast.Constant) else "…" for p in parts)

@@ -80,7 +80,12 @@ class Reader:
     def _run_python(self, code: str) -> None:
         env = os.environ | QUIET | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(
-            [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+            [sys.executable, "-c", code],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout

@@ -3,6 +3,7 @@
 set -eu
 file=$1
 shift
+[ -s "$file" ] || echo "waiting for a node to write $file" >&2
 until [ -s "$file" ]; do
     sleep 1
 done
