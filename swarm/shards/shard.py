@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from swarm.core.config import Quantization
 from swarm.core.errors import ConfigError, ModelError, RequestError
 from swarm.core.span import Span
+from swarm.shards.ahead import can_look_ahead
 from swarm.shards.boundary import PROBE_ROWS, PROBE_TOKENS, Boundary, read_boundary
 from swarm.shards.cache import ShardCache
 from swarm.shards.flat_run import attention_configs
@@ -150,6 +151,11 @@ class Shard(nn.Module):
     def batching(self) -> Batching:
         """How steps of several sessions run; the first use tries it out on the device, in the calling thread."""
         return choose_batching(self)
+
+    @cached_property
+    def looks_ahead(self) -> bool:
+        """Whether sessions may prepare their next step; the first use tries it out, in the calling thread."""
+        return can_look_ahead(self)
 
     @cached_property
     def attention_configs(self) -> list[Any]:
