@@ -37,7 +37,7 @@ from swarm.shards.products import limit_threads
 from swarm.shards.shard import Shard
 from swarm.shards.source import ModelSource
 from swarm.shards.stack import text_config
-from swarm.wire.messages import PROTOCOL_VERSION
+from swarm.wire.messages import CODINGS, PROTOCOL_VERSION
 from swarm.wire.node import Node
 
 logger = logging.getLogger(__name__)
@@ -223,6 +223,7 @@ class _Peer:
             state=state,
             precision=offer.precision,
             batching=offer.shard.batching,
+            codings=CODINGS,
             seconds_per_layer=measured,
             queue_s=load.queue_s,
             sessions=load.sessions,

@@ -12,6 +12,7 @@ from swarm.peer.offer import Offer
 from swarm.peer.service import Service
 from swarm.routing.announcement import encode
 from swarm.routing.records import PeerRecord, PeerState
+from swarm.wire.messages import CODINGS
 from tests.memory_links import MemoryNode
 
 
@@ -63,6 +64,7 @@ class LabPeer:
     offer: Offer
     cost: float
     visible: bool = True
+    codings: tuple[str, ...] = CODINGS
 
     def record(self, now: float) -> PeerRecord:
         load, offer = self.service.load, self.offer
@@ -75,6 +77,7 @@ class LabPeer:
             end=offer.span.end,
             state=PeerState.ONLINE,
             precision=offer.precision,
+            codings=self.codings,
             seconds_per_layer=self.cost,
             free_tokens=load.free_tokens,
             total_tokens=load.total_tokens,

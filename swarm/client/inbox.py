@@ -10,20 +10,22 @@ from dataclasses import dataclass
 import torch
 
 from swarm.client.hop import RemoteHop
+from swarm.core.config import Coding
 from swarm.core.errors import PeerIncompatible, PeerUnreachable, RequestError, SwarmError
 from swarm.wire.failures import error_of
 from swarm.wire.link import Link
 from swarm.wire.messages import HopTiming, Message, Output, Replayed, StepFailed
-from swarm.wire.tensors import unpack
+from swarm.wire.tensors import Packed, unpack
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An output that reached the client: tensors by name, and what every hop spent on it."""
+    """An output that reached the client: tensors by name, the same as they came, and what every hop spent on it."""
 
     tensors: dict[str, torch.Tensor]
+    packed: Packed
     trace: tuple[HopTiming, ...]
 
 
@@ -51,9 +53,14 @@ class Expectation:
 
 
 class Inbox:
-    """Hands each answer to the expectation it fulfils; answers nobody waits for (any more) are dropped."""
+    """Hands each answer to the expectation it fulfils; answers nobody waits for (any more) are dropped.
 
-    def __init__(self) -> None:
+    Args:
+        coding: in which hops were asked to send.
+    """
+
+    def __init__(self, coding: Coding | None = None) -> None:
+        self._coding = coding
         self._expected: dict[tuple[bytes, int | None], Expectation] = {}
         self._watched: set[Link] = set()
 
@@ -96,7 +103,8 @@ class Inbox:
             expectation.settle(message)
         elif expectation.number == message.number:
             try:
-                expectation.settle(Answer(unpack(message.tensors, payload), tuple(message.trace)))
+                tensors = unpack(message.tensors, payload, coding=self._coding)
+                expectation.settle(Answer(tensors, (message.tensors, [payload]), tuple(message.trace)))
             except PeerIncompatible as error:
                 expectation.fail(PeerIncompatible(str(error), link.peer_id))
 

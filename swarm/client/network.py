@@ -18,7 +18,7 @@ from swarm.client.navigator import Navigator
 from swarm.client.profile import StepProfile
 from swarm.client.shared import LoadedModel, Shared
 from swarm.client.stats import ClientStats
-from swarm.core.config import ClientConfig, NodeConfig
+from swarm.core.config import ClientConfig, NodeConfig, Wire
 from swarm.core.errors import ConfigError, SwarmUnavailable
 from swarm.core.precision import dtype_of
 from swarm.core.span import Span
@@ -68,7 +68,7 @@ class Network:
             raise
 
     async def _start(self, peers: tuple[str, ...]) -> Shared:
-        inbox = Inbox()
+        inbox = Inbox(self._config.coding)
         node = await Node.start(
             NodeConfig(peers=peers, host="127.0.0.1", listen=False),
             Identity.ephemeral(),
@@ -97,6 +97,11 @@ class Network:
             model_uid=facts.uid,
             stats=self.stats,
         )
+
+    @property
+    def wire(self) -> Wire:
+        """How activations travel."""
+        return self._config.wire
 
     def dtypes(self) -> set[str]:
         """The dtypes in which peers of this model compute now."""

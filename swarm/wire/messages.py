@@ -13,9 +13,11 @@ Then either end may send any message; a control message carries a `request` numb
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from swarm.core.config import Coding
 
 PROTOCOL_VERSION = 1
 MAX_ROWS = 1024
@@ -34,6 +36,8 @@ BlockHash = Annotated[bytes, Field(min_length=16, max_length=16)]
 Prefix = Annotated[list[BlockHash], Field(max_length=MAX_PREFIX_BLOCKS)]
 Text = Annotated[str, Field(max_length=2000)]
 DType = Literal["float32", "bfloat16", "float16", "int64", "bool"]
+FLOATS: frozenset[DType] = frozenset({"float32", "bfloat16", "float16"})
+CODINGS: tuple[Coding, ...] = get_args(Coding)
 FailureKind = Literal[
     "busy", "session_lost", "behind", "incompatible", "request", "next_unreachable", "internal"
 ]
@@ -46,11 +50,27 @@ class Message(BaseModel):
 
 
 class TensorMeta(Message):
-    """One tensor in the payload; payload bytes stand in the order of the list, C-contiguous, little-endian."""
+    """One tensor in the payload; payload bytes stand in the order of the list, C-contiguous, little-endian.
+
+    `dtype` and `shape` are what a coded tensor decodes into, see `swarm.wire.int8_blocks`. Only numbers of single
+    tokens `[rows, tokens, ...]` are coded, lest it mattered with which others a token travels.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=24, pattern=r"^[a-z_]+(\.\d{1,2})?$")]
     dtype: DType
     shape: Annotated[list[Annotated[int, Field(ge=1, le=1 << 24)]], Field(min_length=1, max_length=5)]
+    coding: Coding | None = None
+
+    @model_validator(mode="after")
+    def _may_be_coded(self) -> TensorMeta:
+        if self.coding is not None and not is_codable(self.dtype, len(self.shape)):
+            raise ValueError(f"a tensor of {self.dtype} with {len(self.shape)} dimensions is never coded")
+        return self
+
+
+def is_codable(dtype: DType, dimensions: int) -> bool:
+    """Whether such tensors are coded where the two ends of a link have agreed on a coding."""
+    return dtype in FLOATS and dimensions >= 3
 
 
 Tensors = Annotated[list[TensorMeta], Field(max_length=MAX_TENSORS)]
@@ -113,7 +133,8 @@ class Open(Request):
     `next` is where outputs go; None sends them to the client. `rollback` keeps what sliding-window layers need
     to roll back. `prefix` has a hash for every full block of the coming prompt, each covering the one before (see
     `Close`): the session begins with a copy of the longest run of blocks that an ended session left here, and
-    `Done.length` says how many positions that is; 0 if there is none.
+    `Done.length` says how many positions that is; 0 if there is none. `coding` is how all activations of the session
+    come and go; only for peers whose records name it.
     """
 
     type: Literal["open"] = "open"
@@ -125,6 +146,7 @@ class Open(Request):
     tokens: Annotated[int, Field(ge=1, le=1 << 32)]
     rollback: bool = False
     prefix: Prefix = []
+    coding: Coding | None = None
     previous: PeerIdText | None = None
     next: NextHop | None = None
 
