@@ -63,7 +63,7 @@ class ChainRequest:
         if self.precision not in (None, record.precision):
             return f"not in {self.precision}"
         if self.coding is not None and self.coding not in record.codings:
-            return f"unable to take {self.coding} from the wire"
+            return f"without {self.coding} on the wire"
         if record.free_tokens < self.tokens:
             return "full"
         return ""

@@ -18,17 +18,9 @@ from swarm.client.shared import Shared
 from swarm.client.waiting import wait_for
 from swarm.shards.step import StepTensors
 from swarm.wire.messages import HopTiming, StepMessage
-from swarm.wire.tensors import Packed, pack
+from swarm.wire.tensors import pack
 
 SPARE_FLIGHTS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class _Cargo:
-    """The tensors of a piece at one layer boundary, and the same as they travel."""
-
-    tensors: StepTensors
-    packed: Packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,45 +68,43 @@ class Courier:
         try:
             for piece in pieces:
                 if len(flights) >= len(hops) + SPARE_FLIGHTS:
-                    outputs.append((await self._land(hops, flights)).tensors)
-                flights.append(self._flight(hops, piece, self._load(piece)))
+                    outputs.append(await self._land(hops, flights))
+                flights.append(self._flight(hops, piece, piece.tensors))
                 await hops[0].link.send(flights[-1].message, flights[-1].payload)
             while flights:
-                outputs.append((await self._land(hops, flights)).tensors)
+                outputs.append(await self._land(hops, flights))
         finally:
             for flight in flights:
                 self._shared.inbox.forget(flight.expectation)
         return outputs
 
     async def _relay(self, hops: Sequence[RemoteHop], piece: Piece) -> StepTensors:
-        """One piece, carried by the client over the edges that peers cannot use themselves: as it came from the hop."""
-        cargo, begin = self._load(piece), 0
+        """One piece, carried by the client over the edges that peers cannot use themselves."""
+        tensors, begin = piece.tensors, 0
         for index, hop in enumerate(hops):
             if hop.relayed or index == len(hops) - 1:
-                flights = deque([self._flight(hops[begin : index + 1], piece, cargo, involved=hops)])
+                flights = deque([self._flight(hops[begin : index + 1], piece, tensors, involved=hops)])
                 try:
                     await hops[begin].link.send(flights[0].message, flights[0].payload)
-                    cargo = await self._land(hops[begin : index + 1], flights, is_end=index == len(hops) - 1)
+                    tensors = await self._land(
+                        hops[begin : index + 1], flights, is_end=index == len(hops) - 1
+                    )
                 finally:
                     for flight in flights:
                         self._shared.inbox.forget(flight.expectation)
                 begin = index + 1
-        return cargo.tensors
-
-    def _load(self, piece: Piece) -> _Cargo:
-        began_s = time.perf_counter()
-        packed = pack(piece.tensors.named(), self._shared.config.coding)
-        self._packing_s = time.perf_counter() - began_s
-        return _Cargo(piece.tensors, packed)
+        return tensors
 
     def _flight(
         self,
         segment: Sequence[RemoteHop],
         piece: Piece,
-        cargo: _Cargo,
+        tensors: StepTensors,
         involved: Sequence[RemoteHop] | None = None,
     ) -> _Flight:
-        metas, payload = cargo.packed
+        began_s = time.perf_counter()
+        metas, payload = pack(tensors.named(), self._shared.config.coding)
+        self._packing_s = time.perf_counter() - began_s
         message = StepMessage(
             session=segment[0].session,
             number=piece.number,
@@ -124,11 +114,11 @@ class Courier:
             tensors=metas,
         )
         expectation = self._shared.inbox.expect(segment[-1], piece.number, involved or segment, piece.start)
-        return _Flight(piece, cargo.tensors, message, payload, expectation)
+        return _Flight(piece, tensors, message, payload, expectation)
 
     async def _land(
         self, segment: Sequence[RemoteHop], flights: deque[_Flight], is_end: bool = True
-    ) -> _Cargo:
+    ) -> StepTensors:
         """The output of the flight that left first; it leaves the queue."""
         flight = flights[0]
 
@@ -144,7 +134,7 @@ class Courier:
         self._trace = answer.trace
         self._observe(flight.piece, answer)
         tokens = max(flight.piece.wanted, 1) if is_end else flight.tensors.tokens
-        return _Cargo(check_answer(answer, flight.tensors, tokens, segment[-1].peer_id), answer.packed)
+        return check_answer(answer, flight.tensors, tokens, segment[-1].peer_id)
 
     def _observe(self, piece: Piece, answer: Answer) -> None:
         if answer.trace:

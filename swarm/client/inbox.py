@@ -15,17 +15,16 @@ from swarm.core.errors import PeerIncompatible, PeerUnreachable, RequestError, S
 from swarm.wire.failures import error_of
 from swarm.wire.link import Link
 from swarm.wire.messages import HopTiming, Message, Output, Replayed, StepFailed
-from swarm.wire.tensors import Packed, unpack
+from swarm.wire.tensors import unpack
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An output that reached the client: tensors by name, the same as they came, and what every hop spent on it."""
+    """An output that reached the client: tensors by name, and what every hop spent on it."""
 
     tensors: dict[str, torch.Tensor]
-    packed: Packed
     trace: tuple[HopTiming, ...]
 
 
@@ -104,7 +103,7 @@ class Inbox:
         elif expectation.number == message.number:
             try:
                 tensors = unpack(message.tensors, payload, coding=self._coding)
-                expectation.settle(Answer(tensors, (message.tensors, [payload]), tuple(message.trace)))
+                expectation.settle(Answer(tensors, tuple(message.trace)))
             except PeerIncompatible as error:
                 expectation.fail(PeerIncompatible(str(error), link.peer_id))
 

@@ -1,8 +1,9 @@
 """Activations as int8: blocks of 64 values along the last dimension, each with a float32 scale.
 
-A scale is the greatest magnitude of its block / 127. A value comes back within half a scale (and what the dtype itself
-rounds): greatest magnitude / 254. Every value depends on its own block alone, and every operation is one that IEEE 754
-defines to the last bit: a token decodes into the same values on any machine, with whatever others it travels.
+A scale is the greatest magnitude of its block / 127, cut to 16 bits of significand. A value comes back within half of
+that, greatest magnitude / 254, and what the dtype itself rounds. Every value depends on its own block alone, and every
+operation is one that IEEE 754 defines to the last bit: a token decodes into the same values on any machine, with
+whatever others it travels. What was decoded is coded again without any loss, so it may pass on over any number of hops.
 
 Blocks that have no such scale: one with a NaN or an infinity decodes into NaNs; one whose scale would be below the
 smallest normal float32 decodes into zeros.
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 MOST = 127
-_GREATEST = 2.67938e36  # of scales: 127 times the greatest float32 / 127 is rounded to infinity
+_SHORT = ~0xFF
 
 
 def code(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,7 +28,8 @@ def code(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     blocks = _blocks(tensor.detach().to("cpu", torch.float32))
     scale = blocks.abs().amax(dim=-1, keepdim=True) / MOST
-    scale = scale.where(scale.isfinite(), torch.nan).clamp_(max=_GREATEST)
+    scale = (scale.view(torch.int32) & _SHORT).view(torch.float32)  # its multiples are exact
+    scale = scale.where(scale.isfinite(), torch.nan)
     scale = scale.masked_fill_(scale < torch.finfo(torch.float32).tiny, 0.0)
     steps = (blocks / scale).round_().nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
     return _values(steps.to(torch.int8), tensor.shape[-1]), scale.squeeze(-1)
