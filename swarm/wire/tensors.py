@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Sequence
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from swarm.core.config import Coding
 from swarm.core.errors import PeerIncompatible
@@ -34,25 +34,31 @@ def pack(tensors: dict[str, torch.Tensor], coding: Coding | None = None) -> Pack
     metas: list[TensorMeta] = []
     views: list[memoryview] = []
     for name, tensor in tensors.items():
-        dtype = str(tensor.dtype).removeprefix("torch.")
+        dtype: Any = str(tensor.dtype).removeprefix("torch.")
         assert dtype in ITEM_BYTES, f"tensors of {tensor.dtype} do not travel"
         used = _used(coding, dtype, tensor.dim())
-        meta = TensorMeta.model_construct(name=name, dtype=dtype, shape=list(tensor.shape), coding=used)
-        metas.append(meta)
-        views += [_bytes(part) for part in (code(tensor) if used else (tensor,))]
+        metas.append(TensorMeta(name=name, dtype=dtype, shape=list(tensor.shape), coding=used))
+        if used is None:
+            views.append(_bytes(tensor))
+        else:
+            views += map(_bytes, code(tensor))
     return metas, views
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
+    """Few calls, since each of them costs many times its usual time after milliseconds of anything else."""
     import torch
 
-    flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-    view: memoryview = flat.numpy().data
-    return view
+    if tensor.device.type != "cpu" or tensor.requires_grad or not tensor.is_contiguous():
+        tensor = tensor.detach().to("cpu").contiguous()
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such type
+        tensor = tensor.view(torch.uint8)
+    array: Any = tensor.numpy()
+    return memoryview(array).cast("B")
 
 
 def _used(agreed: Coding | None, dtype: DType, dimensions: int) -> Coding | None:
-    return agreed if is_codable(dtype, dimensions) else None
+    return agreed if agreed is not None and is_codable(dtype, dimensions) else None
 
 
 def unpack(
@@ -67,12 +73,13 @@ def unpack(
         PeerIncompatible: if names repeat or are not in `allowed`, the sizes do not add up to the payload, or tensors
             are coded otherwise than agreed.
     """
-    _check(metas, memoryview(payload).nbytes, allowed)
+    view = memoryview(payload)
+    _check(metas, view.nbytes, allowed)
     _check_coding(metas, coding)
     tensors, offset = {}, 0
     for meta in metas:
         size = tensor_nbytes(meta)
-        part = memoryview(payload)[offset : offset + size]
+        part = view[offset : offset + size]
         if offset % ITEM_BYTES[meta.dtype]:
             part = memoryview(bytearray(part))  # torch wants aligned memory
         tensors[meta.name] = _plain(meta, part) if meta.coding is None else _decoded(meta, part)
