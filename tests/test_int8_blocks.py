@@ -35,7 +35,8 @@ def activations(draw: st.DrawFn) -> Tensor:
     numbers[torch.rand(shape, generator=dice) < draw(st.sampled_from([0.0, 0.01, 0.5, 1.0]))] = 0.0
     numbers[torch.rand(shape, generator=dice) < draw(st.sampled_from([0.0, 0.01]))] *= 1000
     limit = torch.finfo(dtype).max
-    return numbers.clamp(-limit, limit).to(dtype)
+    found: Tensor = numbers.clamp(-limit, limit).to(dtype)
+    return found
 
 
 def bounds(tensor: Tensor) -> Tensor:
@@ -48,7 +49,8 @@ def bounds(tensor: Tensor) -> Tensor:
     rounding = (
         0.0 if tensor.dtype == torch.float32 else greatest * info.eps / 2 + info.smallest_normal * info.eps
     )
-    return greatest / 254 * (1 + 1e-6) + rounding + 127 * torch.finfo(torch.float32).tiny
+    found: Tensor = greatest / 254 * (1 + 1e-6) + rounding + 127 * torch.finfo(torch.float32).tiny
+    return found
 
 
 @quick
@@ -69,7 +71,7 @@ def test_what_was_decoded_is_coded_again_without_loss(tensor: Tensor) -> None:
 @quick
 @given(activations(), st.integers(1, 3))
 def test_a_token_decodes_alike_with_whatever_others_it_travels(tensor: Tensor, size: int) -> None:
-    pieces = [through(piece) for piece in tensor.split(size, dim=1)]
+    pieces = [through(piece) for piece in torch.split(tensor, size, dim=1)]
     assert torch.equal(torch.cat(pieces, dim=1), through(tensor))
     rows = [through(tensor[i : i + 1]) for i in range(tensor.shape[0])]
     assert torch.equal(torch.cat(rows), through(tensor))

@@ -56,7 +56,7 @@ class Network:
     @property
     def wire(self) -> Wire:
         """How activations travel."""
-        return self._config.wire
+        return self._shared.config.wire
 
     def dtypes(self) -> set[str]:
         """The dtypes in which peers of this model compute now."""
