@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from swarm.core.config import PeerConfig
+from swarm.core.config import CODINGS, PeerConfig
 from swarm.core.errors import ConfigError, SwarmError
 from swarm.core.precision import precision_name
 from swarm.core.span import Span
@@ -37,7 +37,7 @@ from swarm.shards.products import limit_threads
 from swarm.shards.shard import Shard
 from swarm.shards.source import ModelSource
 from swarm.shards.stack import text_config
-from swarm.wire.messages import CODINGS, PROTOCOL_VERSION
+from swarm.wire.messages import PROTOCOL_VERSION
 from swarm.wire.node import Node
 
 logger = logging.getLogger(__name__)

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from swarm.core.config import CODINGS
 from swarm.peer.executor import Done, Executor
 from swarm.peer.kv_pool import KVPool
 from swarm.peer.offer import Offer
 from swarm.peer.service import Service
 from swarm.routing.announcement import encode
 from swarm.routing.records import PeerRecord, PeerState
-from swarm.wire.messages import CODINGS
 from tests.memory_links import MemoryNode
 
 

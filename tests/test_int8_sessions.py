@@ -67,11 +67,10 @@ def test_hops_that_die_change_no_token(victims: str, way: str) -> None:
     assert tokens(deaths(*victims), **WAYS[way]) == tokens(**WAYS[way])
 
 
-@pytest.mark.parametrize("model_type", ["gemma3n_text", "glm_moe_dsa", "qwen3_next", "mistral"])
-@pytest.mark.parametrize("victim", ["A", "B"])
-def test_models_that_send_more_than_a_hidden_state_lose_no_token(model_type: str, victim: str) -> None:
+@pytest.mark.parametrize("model_type", ["qwen3_next", "mistral"])
+def test_recurrent_and_sliding_layers_lose_no_token(model_type: str) -> None:
     arguments: dict[str, Any] = {"model_type": model_type, "input_ids": prompt()}
-    assert tokens(deaths(victim), **arguments) == tokens(**arguments)
+    assert tokens(deaths("B"), **arguments) == tokens(**arguments)
 
 
 @pytest.mark.parametrize("edge", [("cLient", "A"), ("A", "B"), ("C", "cLient")])

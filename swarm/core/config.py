@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from swarm.core.span import Span
 
@@ -12,6 +12,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "nf4"]
 Wire = Literal["model", "int8"]
 Coding = Literal["int8"]
+CODINGS: tuple[Coding, ...] = get_args(Coding)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ Then either end may send any message; a control message carries a `request` numb
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
@@ -36,8 +36,6 @@ BlockHash = Annotated[bytes, Field(min_length=16, max_length=16)]
 Prefix = Annotated[list[BlockHash], Field(max_length=MAX_PREFIX_BLOCKS)]
 Text = Annotated[str, Field(max_length=2000)]
 DType = Literal["float32", "bfloat16", "float16", "int64", "bool"]
-FLOATS: frozenset[DType] = frozenset({"float32", "bfloat16", "float16"})
-CODINGS: tuple[Coding, ...] = get_args(Coding)
 FailureKind = Literal[
     "busy", "session_lost", "behind", "incompatible", "request", "next_unreachable", "internal"
 ]
@@ -52,8 +50,8 @@ class Message(BaseModel):
 class TensorMeta(Message):
     """One tensor in the payload; payload bytes stand in the order of the list, C-contiguous, little-endian.
 
-    `dtype` and `shape` are what a coded tensor decodes into, see `swarm.wire.int8_blocks`. Only numbers of single
-    tokens `[rows, tokens, ...]` are coded, lest it mattered with which others a token travels.
+    A coded one (see `swarm.wire.int8_blocks`) decodes into `dtype`; it is `[rows, tokens, ...]`, so that tokens are
+    coded one by one.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=24, pattern=r"^[a-z_]+(\.\d{1,2})?$")]
@@ -63,14 +61,13 @@ class TensorMeta(Message):
 
     @model_validator(mode="after")
     def _may_be_coded(self) -> TensorMeta:
-        if self.coding is not None and not is_codable(self.dtype, len(self.shape)):
-            raise ValueError(f"a tensor of {self.dtype} with {len(self.shape)} dimensions is never coded")
-        return self
+        if self.coding is None or is_codable(self.dtype, len(self.shape)):
+            return self
+        raise ValueError("only floats of single tokens are coded")
 
 
 def is_codable(dtype: DType, dimensions: int) -> bool:
-    """Whether such tensors are coded where the two ends of a link have agreed on a coding."""
-    return dtype in FLOATS and dimensions >= 3
+    return dtype in ("float32", "bfloat16", "float16") and dimensions >= 3
 
 
 Tensors = Annotated[list[TensorMeta], Field(max_length=MAX_TENSORS)]
@@ -133,8 +130,7 @@ class Open(Request):
     `next` is where outputs go; None sends them to the client. `rollback` keeps what sliding-window layers need
     to roll back. `prefix` has a hash for every full block of the coming prompt, each covering the one before (see
     `Close`): the session begins with a copy of the longest run of blocks that an ended session left here, and
-    `Done.length` says how many positions that is; 0 if there is none. `coding` is how all activations of the session
-    come and go; only for peers whose records name it.
+    `Done.length` says how many positions that is; 0 if there is none. `coding` is one of the peer's record.
     """
 
     type: Literal["open"] = "open"
