@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from swarm.core.config import PeerConfig
+from swarm.core.config import CODINGS, PeerConfig
 from swarm.core.errors import ConfigError, SwarmError
 from swarm.core.precision import precision_name
 from swarm.core.span import Span
@@ -224,6 +224,7 @@ class _Peer:
             state=state,
             precision=offer.precision,
             batching=offer.shard.batching,
+            codings=CODINGS,
             seconds_per_layer=measured,
             queue_s=load.queue_s,
             sessions=load.sessions,

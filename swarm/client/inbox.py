@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swarm.client.hop import RemoteHop
+from swarm.core.config import Coding
 from swarm.core.errors import PeerIncompatible, PeerUnreachable, RequestError, SwarmError
 from swarm.wire.failures import error_of
 from swarm.wire.link import Link
@@ -76,9 +77,14 @@ class Expectation:
 
 
 class Inbox:
-    """Hands each answer to the expectation it fulfils; answers nobody waits for (any more) are dropped."""
+    """Hands each answer to the expectation it fulfils; answers nobody waits for (any more) are dropped.
 
-    def __init__(self) -> None:
+    Args:
+        coding: in which hops were asked to send.
+    """
+
+    def __init__(self, coding: Coding | None = None) -> None:
+        self._coding = coding
         self._expected: dict[tuple[bytes, int | None], Expectation] = {}
         self._watched: set[Link] = set()
 
@@ -121,7 +127,8 @@ class Inbox:
             expectation.settle(message)
         elif expectation.number == message.number:
             try:
-                expectation.settle(Answer(unpack(message.tensors, payload), tuple(message.trace)))
+                tensors = unpack(message.tensors, payload, coding=self._coding)
+                expectation.settle(Answer(tensors, tuple(message.trace)))
             except PeerIncompatible as error:
                 expectation.fail(PeerIncompatible(str(error), link.peer_id))
 
