@@ -34,7 +34,8 @@ class Expectation:
     """One answer that is waited for: from the session `source`, for the piece of step `number` that begins at `start`
     (both None: for the end of a replay).
 
-    It fails as soon as any of `hops` fails or loses its link.
+    It fails as soon as any of `hops` fails or loses its link. `late` makes it fail with a TimeoutError, after which
+    `renew` waits on.
     """
 
     source: RemoteHop
@@ -43,13 +44,35 @@ class Expectation:
     hops: tuple[RemoteHop, ...]
     future: asyncio.Future[Answer | Replayed]
 
+    _overdue: bool = False
+    _missed: Answer | Replayed | SwarmError | None = None
+
     def fail(self, error: SwarmError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+        elif self._overdue:
+            self._missed = error
 
     def settle(self, answer: Answer | Replayed) -> None:
         if not self.future.done():
             self.future.set_result(answer)
+        elif self._overdue:
+            self._missed = answer
+
+    def late(self) -> None:
+        """What was allowed has passed."""
+        if not self.future.done():
+            self._overdue = True
+            self.future.set_exception(TimeoutError())
+
+    def renew(self) -> None:
+        """Wait on; what came meanwhile counts."""
+        self.future = asyncio.get_running_loop().create_future()
+        missed, self._missed, self._overdue = self._missed, None, False
+        if isinstance(missed, SwarmError):
+            self.fail(missed)
+        elif missed is not None:
+            self.settle(missed)
 
 
 class Inbox:

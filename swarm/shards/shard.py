@@ -20,6 +20,7 @@ from swarm.shards.products import use_fast_products
 from swarm.shards.quantize import state_bytes
 from swarm.shards.self_check import Batching, choose_batching
 from swarm.shards.session import ShardSession
+from swarm.shards.siblings import join_siblings
 from swarm.shards.source import ModelSource
 from swarm.shards.span_loading import load_quantized_span, load_span
 from swarm.shards.span_run import SpanRun
@@ -115,7 +116,8 @@ class Shard(nn.Module):
             reason = " ".join(str(exc).split())[:200]
             raise ModelError(f"{source.name}: layers {span} cannot be run on their own ({reason})") from exc
         shard.bytes_read = loaded.bytes_read
-        use_fast_products(shard.stack)
+        if use_fast_products(shard.stack):
+            join_siblings(shard)
         return shard
 
     def open(self, span: Span, *, rollback: bool) -> ShardSession:
