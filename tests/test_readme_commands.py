@@ -1,12 +1,13 @@
 """Whatever the README and the quickstart tell to type works, in that order.
 
-The pages always use the same stand-ins for what is different everywhere: one address, one port, one hub id. Here they
-become the first node that the page has started, any free port of 127.0.0.1, and the built-in model. All else is run as
-it stands.
+The pages always use the same stand-ins for what is different everywhere: an address, two ports, a hub id. Here they
+become the first node that the page has started, free ports of 127.0.0.1, and the built-in model. All else is run as it
+stands.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -26,7 +27,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 PAGES = ["README.md", "docs/quickstart.md"]
 ADDRESS = "/ip4/192.168.1.20/tcp/31330/p2p/12D3KooW..."
-PORT = "31330"
+PORTS = ("--port 31330", "--port 8000")
+GATEWAY = "http://127.0.0.1:8000"
 HUB_ID = "Qwen/Qwen3-8B"
 DIAGRAM = "mermaid"
 NODES = ("serve", "bootstrap")
@@ -40,6 +42,7 @@ class Reader:
     def __init__(self, swarm: LocalSwarm) -> None:
         self._swarm = swarm
         self._env: dict[str, str] = {}
+        self._gateway = ""
 
     def follow(self, block: Block) -> None:
         """Run the block.
@@ -58,7 +61,9 @@ class Reader:
     def _here(self, text: str) -> str:
         if ADDRESS in text:
             text = text.replace(ADDRESS, self._swarm.addresses[0])
-        return text.replace(f"--port {PORT}", "--port 0").replace(HUB_ID, str(demo_path()))
+        for port in PORTS:
+            text = text.replace(port, "--port 0")
+        return text.replace(HUB_ID, str(demo_path())).replace(GATEWAY, self._gateway)
 
     def _run(self, command: list[str]) -> None:
         match command:
@@ -70,12 +75,21 @@ class Reader:
             case ["swarm", *arguments] if arguments[0] in NODES:
                 node = self._swarm.node(*arguments)
                 wait_for(lambda: node.addresses[0] in node.log, DEADLINE_S, "the address is printed")
+            case ["swarm", "gateway", *arguments]:
+                self._start_gateway(arguments)
             case ["swarm", *arguments]:
                 done = self._swarm.run(*arguments, env=self._env, deadline_s=DEADLINE_S)
                 assert done.status == 0, f"{command}: {done.stderr}"
                 assert done.stdout
             case _:
                 raise AssertionError(f"nobody runs {command}")
+
+    def _start_gateway(self, arguments: list[str]) -> None:
+        ready = self._swarm.folder / "gateway.json"
+        process = self._swarm.start("gateway", *arguments, "--ready-file", str(ready), env=self._env)
+        wait_for(lambda: ready.exists() or process.status is not None, DEADLINE_S, "the gateway serves")
+        assert process.status is None, process.log
+        [self._gateway] = json.loads(ready.read_text())["addresses"]
 
     def _run_python(self, code: str) -> None:
         env = os.environ | QUIET | {"PYTHONPATH": str(ROOT)}
