@@ -192,7 +192,7 @@ class ChainSession:
         missing = step.tensors.tokens - found.shape[1]
         if missing == 0:
             return found
-        return torch.cat([found.new_zeros(found.shape[0], missing, found.shape[2]), found], dim=1)
+        return torch.cat([found.new_zeros(found.shape[0], missing, *found.shape[2:]), found], dim=1)
 
     async def _blame(self, error: PeerError, trouble: Trouble) -> None:
         """Draw the consequences of a failure: which hops are lost, which peer is avoided."""
