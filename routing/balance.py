@@ -41,12 +41,12 @@ class Goal:
 
     replicas: int = 1
     rest_at: float = 0.97
-    use: float = 0.4
+    use: float = 0.3
     horizon_s: float = 600.0
     session_s: float = 1.0
-    stretch: float = 1.5
+    stretch: float = 3.0
     parallel: float = 1 / 16
-    candidates: int = 12
+    candidates: int = 24
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
+from numpy.typing import NDArray
 
 from swarm.core.errors import ModelError
 from swarm.core.span import Span
 from swarm.routing.decision import Action, Decision
 from swarm.routing.seats import Board, Seat
-from swarm.routing.throughput import Shortage, best_tokens_per_s
+from swarm.routing.throughput import Floats, Shortage, best_tokens_per_s
 from swarm.routing.view import SwarmView
 
 
@@ -61,14 +62,12 @@ def join(board: Board, newcomer: Newcomer, *, replicas: int = 1) -> Decision:
     counts = board.counts()
     windows = starts[:, None] + np.arange(length)
     missing = (counts == 0)[windows].sum(axis=1)
-    if missing.any():
-        start = int(starts[missing.argmax()])
-    else:
-        thin = (counts < replicas)[windows].sum(axis=1)
-        used = _used(board, starts, length, speed)
-        served = np.sort(board.layer_rates[windows], axis=1)
-        order = np.lexsort((starts, *served.T[::-1], -np.round(used / speed, 2), -thin))
-        start = int(starts[order[0]])
+    thin = (counts < replicas)[windows].sum(axis=1)
+    # nothing is served before the last hole is closed, so nothing can be said about speed
+    used = np.zeros(len(starts)) if missing.any() else _used(board, starts, length, speed)
+    served = np.sort(board.layer_rates[windows], axis=1)
+    order = np.lexsort((starts, *served.T[::-1], -np.round(used / speed, 2), -thin, -missing))
+    start = int(starts[order[0]])
     return _joined(board, Seat(newcomer.peer_id, Span(start, start + length), speed, ready=False))
 
 
@@ -93,7 +92,7 @@ def precedence(peer_id: str, epoch: int = 0) -> bytes:
     return sha256(f"{epoch}/{peer_id}".encode()).digest()
 
 
-def _used(board: Board, starts: np.ndarray, length: int, speed: float) -> np.ndarray:
+def _used(board: Board, starts: NDArray[np.int64], length: int, speed: float) -> Floats:
     """How much of the speed each window can use, if the swarm should serve the best possible."""
     seats = [*((seat.speed, len(seat.span)) for seat in board.seats), (speed, length)]
     target = best_tokens_per_s([s for s, _ in seats], [n for _, n in seats], board.n_layers)

@@ -55,7 +55,11 @@ class Board:
 
     def find(self, peer_id: str) -> Seat | None:
         """The seat of this peer, or None."""
-        return next((seat for seat in self.seats if seat.peer_id == peer_id), None)
+        return self._by_id.get(peer_id)
+
+    @cached_property
+    def _by_id(self) -> dict[str, Seat]:
+        return {seat.peer_id: seat for seat in self.seats}
 
     @cached_property
     def grid(self) -> Floats:

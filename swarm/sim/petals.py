@@ -1,0 +1,107 @@
+"""The placement rule of Petals (Borzunov et al., 2023), to compare with.
+
+A newcomer waits a random moment and takes the window whose sorted throughputs are lexicographically smallest. Every
+minute a peer asks what the weakest layer would have if it moved to its best window and everybody else then moved to
+theirs, until nobody wants to move; it moves if that is better than now by a third.
+
+One liberty, for speed: what comes out when everybody moves is computed once for all peers that ask within a minute.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from swarm.core.span import Span
+from swarm.routing.placement import Newcomer
+from swarm.routing.seats import Board
+from swarm.routing.throughput import Floats
+
+BALANCE = 0.75
+REVIEW_S = 60.0
+_EPS = 1e-3
+_MAX_ROUNDS = 12
+
+
+class Petals:
+    """See above; the throughput of a peer is its speed divided by its number of layers."""
+
+    def __init__(self) -> None:
+        self._outcome = 0.0
+        self._outcome_until = -1.0
+
+    def join_delay_s(self, rng: np.random.Generator) -> float:
+        return float(rng.uniform(0.0, 5.0))
+
+    def join(self, board: Board, newcomer: Newcomer, rng: np.random.Generator) -> Span:
+        start = best_start(board.layer_rates, newcomer.capacity)
+        return Span(start, start + newcomer.capacity)
+
+    def settle(self, board: Board, peer_id: str) -> Span:
+        return _span(board, peer_id)
+
+    def review_delay_s(self, rng: np.random.Generator) -> float:
+        return REVIEW_S * float(rng.uniform(0.5, 1.5))
+
+    def review(self, board: Board, peer_id: str, now: float, rng: np.random.Generator) -> Span:
+        rates, own = board.layer_rates, board.find(peer_id)
+        assert own is not None
+        rate, length = own.speed / len(own.span), len(own.span)
+        without = rates.copy()
+        without[own.span.start : own.span.end] -= rate * (1 + _EPS)
+        now_at_least = float(rates.min())
+        if now_at_least > _EPS and without.min() <= 0:
+            return own.span
+        start = best_start(without, length)
+        if start == own.span.start:
+            return own.span
+        if now >= self._outcome_until:
+            self._outcome, self._outcome_until = outcome(board, rng), now + REVIEW_S
+        if self._outcome < now_at_least or self._outcome < _EPS:
+            return own.span
+        if now_at_least / self._outcome < BALANCE - _EPS:
+            return Span(start, start + length)
+        return own.span
+
+
+def best_start(rates: Floats, length: int) -> int:
+    """Where the window of this length with the lexicographically smallest sorted rates begins."""
+    windows = sliding_window_view(rates, length)
+    least = windows.min(axis=1)
+    starts = np.flatnonzero(least == least.min())
+    if starts.size == 1:
+        return int(starts[0])
+    rows = np.sort(windows[starts], axis=1)
+    for column in range(length):
+        kept = rows[:, column] == rows[:, column].min()
+        rows, starts = rows[kept], starts[kept]
+        if starts.size == 1:
+            break
+    return int(starts[0])
+
+
+def outcome(board: Board, rng: np.random.Generator) -> float:
+    """What the weakest layer has after everybody moved to the best window again and again."""
+    rates = board.layer_rates.copy()
+    starts = [seat.span.start for seat in board.seats]
+    lengths = [len(seat.span) for seat in board.seats]
+    own = [seat.speed / len(seat.span) for seat in board.seats]
+    for _ in range(_MAX_ROUNDS):
+        moved = False
+        for i in rng.permutation(len(starts)):
+            here = slice(starts[i], starts[i] + lengths[i])
+            rates[here] -= own[i] * (1 + _EPS)
+            start = best_start(rates, lengths[i])
+            rates[here] += own[i] * _EPS
+            moved |= start != starts[i]
+            starts[i] = start
+            rates[start : start + lengths[i]] += own[i]
+        if not moved:
+            break
+    return float(rates.min())
+
+
+def _span(board: Board, peer_id: str) -> Span:
+    own = board.find(peer_id)
+    assert own is not None
+    return own.span
