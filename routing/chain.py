@@ -16,6 +16,11 @@ from swarm.routing.shortfall import explain
 from swarm.routing.view import SwarmView
 
 
+# What part of a peer's queue a chain is charged once; the rest in proportion to the layers that it runs there. If all were
+# charged once, one layer at a busy peer would cost as much as its whole span, and chains would not share the load.
+QUEUE_PER_VISIT = 0.2
+
+
 class LinkCost(Protocol):
     """Anything that knows the one-way seconds between two nodes."""
 
@@ -91,8 +96,8 @@ class Chain:
 def find_chain(view: SwarmView, span: Span, request: ChainRequest) -> Chain:
     """The cheapest chain through `span`: exact, and the same for the same input.
 
-    Cost: for each hop link(previous, hop) + queue + layers x seconds per layer, then link(last, sink). A chain enters
-    and leaves a peer's span at any layer.
+    Cost: for each hop link(previous, hop) + queue (see `charge`) + layers x seconds per layer, then link(last, sink).
+    A chain enters and leaves a peer's span at any layer.
 
     Raises:
         SwarmUnavailable: if some layers have no usable peer; its text names them and says why.
@@ -103,6 +108,16 @@ def find_chain(view: SwarmView, span: Span, request: ChainRequest) -> Chain:
     if not chains:
         raise SwarmUnavailable(explain(view, span, request.objection, request.tokens))
     return min(chains, key=lambda chain: chain.cost_s)
+
+
+def charge(
+    queue_s: NDArray[np.float64], layer_s: NDArray[np.float64], lengths: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Seconds for a visit and for each layer of it, for peers with spans of these lengths.
+
+    A visit of the whole span costs the whole queue.
+    """
+    return QUEUE_PER_VISIT * queue_s, layer_s + (1 - QUEUE_PER_VISIT) * queue_s / lengths
 
 
 def _cheapest_in(precision: str, usable: list[PeerRecord], span: Span, request: ChainRequest) -> Chain | None:
@@ -123,10 +138,13 @@ def _terrain(peers: list[PeerRecord], span: Span, request: ChainRequest) -> Terr
     layers = np.arange(span.start, span.end)[:, None]
     starts, ends = np.array([r.start for r in peers]), np.array([r.end for r in peers])
     room = np.array([r.free_tokens for r in peers])
+    visit_s, layer_s = charge(
+        np.array([r.queue_s for r in peers]), np.array([r.seconds_per_layer for r in peers]), ends - starts
+    )
     return Terrain(
         serves=(starts <= layers) & (layers < ends),
-        layer_s=np.array([r.seconds_per_layer for r in peers]),
-        queue_s=np.array([r.queue_s for r in peers]),
+        layer_s=layer_s,
+        queue_s=visit_s,
         links_s=_links(ids, request.links),
         from_source_s=np.array([link_s(request.source, peer) for peer in ids]),
         to_sink_s=np.array([link_s(peer, request.sink) for peer in ids]),

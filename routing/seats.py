@@ -69,7 +69,7 @@ class Board:
     @cached_property
     def tokens_per_s(self) -> float:
         """What this placement can serve."""
-        return tokens_per_s(self.grid)
+        return tokens_per_s(self.grid, self.best_tokens_per_s)
 
     @cached_property
     def best_tokens_per_s(self) -> float:
@@ -81,23 +81,29 @@ class Board:
     @cached_property
     def layer_rates(self) -> Floats:
         """`[L]` tokens per second of all peers of each layer if each ran its whole span for every token."""
-        rates = np.zeros(self.n_layers + 1)
-        for seat in self.seats:
-            rate = seat.speed / len(seat.span)
-            rates[seat.span.start] += rate
-            rates[seat.span.end] -= rate
-        found = rates[:-1].cumsum()
+        rates = np.array([seat.speed / len(seat.span) for seat in self.seats])
+        found = self._sums(rates)
         found[self.counts() == 0] = 0.0  # not what rounding leaves
-        return np.asarray(found)
+        return found
 
     def counts(self, *, ready: bool = False) -> NDArray[np.int64]:
         """`[L]` how many peers have each layer; with `ready`, only those that serve already."""
-        steps = np.zeros(self.n_layers + 1, dtype=np.int64)
-        for seat in self.seats:
-            if seat.ready or not ready:
-                steps[seat.span.start] += 1
-                steps[seat.span.end] -= 1
-        return np.asarray(steps[:-1].cumsum())
+        counted = np.array([seat.ready or not ready for seat in self.seats], dtype=float)
+        return self._sums(counted).round().astype(np.int64)
+
+    def _sums(self, values: Floats) -> Floats:
+        """`[L]` sums over the peers of each layer."""
+        if not self.seats:
+            return np.zeros(self.n_layers)
+        starts, ends = self._edges
+        size = self.n_layers + 1
+        steps = np.bincount(starts, values, size) - np.bincount(ends, values, size)
+        return np.asarray(steps.cumsum()[:-1])
+
+    @cached_property
+    def _edges(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        edges = np.array([(seat.span.start, seat.span.end) for seat in self.seats], dtype=np.int64)
+        return edges[:, 0], edges[:, 1]
 
     def weakest(self) -> tuple[int, float]:
         """The layer with the least tokens per second, the front one of equals, and what it has."""

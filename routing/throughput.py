@@ -51,28 +51,16 @@ class Shortage:
 
     @cached_property
     def _surplus(self) -> Floats:
-        """`[.., a, b]` speed inside of `[a, b)` beyond what those layers need."""
-        n = self.inside.shape[-1]
-        wanted = self.target * (np.arange(n) - np.arange(n)[:, None])
-        return np.asarray(self.inside - wanted)
+        return _surplus(self.inside, self.target)
 
     @cached_property
-    def _best(self) -> tuple[Floats, Floats]:
-        """`[.., L + 1]` the largest surplus of disjoint gaps in front of each boundary, and behind it."""
-        surplus, n = self._surplus, self.inside.shape[-1]
-        front, back = np.zeros(surplus.shape[:-1]), np.zeros(surplus.shape[:-1])
-        for b in range(1, n):
-            front[..., b] = (front[..., :b] + surplus[..., :b, b]).max(axis=-1)
-            np.maximum(front[..., b], front[..., b - 1], out=front[..., b])
-        for a in range(n - 2, -1, -1):
-            back[..., a] = (back[..., a + 1 :] + surplus[..., a, a + 1 :]).max(axis=-1)
-            np.maximum(back[..., a], back[..., a + 1], out=back[..., a])
-        return front, back
+    def _front(self) -> Floats:
+        return _best_in_front(self._surplus)
 
     @cached_property
     def missing(self) -> Floats:
         """`[..]` layers x tokens per second that nobody can do."""
-        front, _ = self._best
+        front = self._front
         whole = self._surplus[..., 0, -1]
         return np.maximum(front[..., -1] - whole, 0.0)
 
@@ -82,7 +70,8 @@ class Shortage:
 
         A peer of speed v there lowers `missing` by `min(v, slack)`, exactly.
         """
-        front, back = self._best
+        front = self._front
+        back = _best_in_front(self._surplus.swapaxes(-1, -2)[..., ::-1, ::-1])[..., ::-1]
         n = self.inside.shape[-1]
         through = front[..., :, None] + self._surplus + back[..., None, :]
         empty = np.arange(n) <= np.arange(n)[:, None]
@@ -94,10 +83,12 @@ class Shortage:
         return np.asarray(found)
 
 
-def tokens_per_s(grid: Floats) -> float:
-    """The most tokens per second that the placement `[L + 1, L + 1]` (see `inside`) serves, by Newton's method."""
-    total, n_layers = float(grid[0, -1]), grid.shape[0] - 1
-    rate = total / n_layers
+def tokens_per_s(grid: Floats, at_most: float) -> float:
+    """The most tokens per second that the placement `[L + 1, L + 1]` (see `inside`) serves, by Newton's method.
+
+    `at_most` is any upper bound, such as `best_tokens_per_s`.
+    """
+    rate = at_most
     for _ in range(_MAX_NEWTON):
         touching, layers = _worst_set(grid, rate)
         if layers == 0 or touching >= rate * layers * (1 - 1e-9):
@@ -108,17 +99,32 @@ def tokens_per_s(grid: Floats) -> float:
 
 def _worst_set(grid: Floats, rate: float) -> tuple[float, int]:
     """Speed that touches, and number of layers of, the set that lacks most at `rate` tokens per second."""
-    n = grid.shape[0]
-    best, skipped, held = np.zeros(n), np.zeros(n, dtype=np.int64), np.zeros(n)
-    boundaries = np.arange(n)
+    surplus = _surplus(grid, rate)
+    best = _best_in_front(surplus)
+    skipped, held, b = 0, 0.0, len(best) - 1
+    while b > 0:
+        if best[b] == best[b - 1]:
+            b -= 1
+            continue
+        a = int((best[:b] + surplus[:b, b]).argmax())
+        skipped, held, b = skipped + b - a, held + float(grid[a, b]), a
+    return max(float(grid[0, -1]) - held, 0.0), len(best) - 1 - skipped
+
+
+def _surplus(grid: Floats, rate: float) -> Floats:
+    """`[.., a, b]` speed inside of `[a, b)` beyond what those layers need."""
+    boundaries = np.arange(grid.shape[-1])
+    return np.asarray(grid - rate * (boundaries - boundaries[:, None]))
+
+
+def _best_in_front(surplus: Floats) -> Floats:
+    """`[.., L + 1]` the largest surplus of disjoint gaps in front of each boundary."""
+    n = surplus.shape[-1]
+    best = np.zeros(surplus.shape[:-1])
     for b in range(1, n):
-        values = best[:b] + grid[:b, b] - rate * (b - boundaries[:b])
-        a = int(values.argmax())
-        if values[a] > best[b - 1]:
-            best[b], skipped[b], held[b] = values[a], skipped[a] + b - a, held[a] + grid[a, b]
-        else:
-            best[b], skipped[b], held[b] = best[b - 1], skipped[b - 1], held[b - 1]
-    return max(float(grid[0, -1] - held[-1]), 0.0), n - 1 - int(skipped[-1])
+        here = (best[..., :b] + surplus[..., :b, b]).max(axis=-1)
+        best[..., b] = np.maximum(here, best[..., b - 1])
+    return best
 
 
 def best_tokens_per_s(speeds: Sequence[float], lengths: Sequence[int], n_layers: int) -> float:

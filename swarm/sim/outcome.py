@@ -52,7 +52,9 @@ class Outcome:
             the callers wanted if that is less.
         recovery: after the loss of a region, the part of the later throughput that is served within three minutes.
         moves: of serving peers, in the steady part; `peer_hours` is how long peers were there in it.
-        token_s: times per token of sampled sessions.
+        refused: part of the requests that were told to come back later.
+        routed: what many callers get on the chains that they find, of 90% of the best possible; None if not looked at.
+        token_s: times per token of some callers at 70% of the best possible load.
     """
 
     scenario: str
@@ -66,6 +68,7 @@ class Outcome:
     moves: int
     peer_hours: float
     refused: float
+    routed: float | None
     token_s: tuple[float, ...]
     samples: tuple[Sample, ...]
 

@@ -9,8 +9,10 @@ One liberty, for speed: what comes out when everybody moves is computed once for
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import accumulate
+
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from swarm.core.span import Span
 from swarm.routing.placement import Newcomer
@@ -20,7 +22,8 @@ from swarm.routing.throughput import Floats
 BALANCE = 0.75
 REVIEW_S = 60.0
 _EPS = 1e-3
-_MAX_ROUNDS = 12
+_MAX_ROUNDS = 8
+_DIGIT_BITS = 12  # room for the count of equal layers in one window
 
 
 class Petals:
@@ -52,6 +55,8 @@ class Petals:
         now_at_least = float(rates.min())
         if now_at_least > _EPS and without.min() <= 0:
             return own.span
+        if now_at_least >= (BALANCE - _EPS) * float(rates.mean()):
+            return own.span  # nothing lifts the weakest layer over the mean
         start = best_start(without, length)
         if start == own.span.start:
             return own.span
@@ -64,20 +69,23 @@ class Petals:
         return own.span
 
 
+@cache
+def _ones(places: int) -> list[int]:
+    """A one in each of so many digits."""
+    return [1 << (_DIGIT_BITS * place) for place in range(places)]
+
+
 def best_start(rates: Floats, length: int) -> int:
-    """Where the window of this length with the lexicographically smallest sorted rates begins."""
-    windows = sliding_window_view(rates, length)
-    least = windows.min(axis=1)
-    starts = np.flatnonzero(least == least.min())
-    if starts.size == 1:
-        return int(starts[0])
-    rows = np.sort(windows[starts], axis=1)
-    for column in range(length):
-        kept = rows[:, column] == rows[:, column].min()
-        rows, starts = rows[kept], starts[kept]
-        if starts.size == 1:
-            break
-    return int(starts[0])
+    """Where the window of this length with the lexicographically smallest sorted rates begins; the front one of equals.
+
+    Each layer is a number with a one in the digit of its rate, the digits of small rates in front. The sum over a
+    window counts its layers by rate, so the greatest sum is the lexicographically smallest window.
+    """
+    values = rates.tolist()
+    digit = dict(zip(sorted(set(values), reverse=True), _ones(len(values)), strict=False))
+    sums = [0, *accumulate(map(digit.__getitem__, values))]
+    windows = [end - start for start, end in zip(sums, sums[length:], strict=False)]
+    return windows.index(max(windows))
 
 
 def outcome(board: Board, rng: np.random.Generator) -> float:

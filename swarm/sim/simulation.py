@@ -15,24 +15,30 @@ from swarm.sim.outcome import Outcome, Sample, Tally, recovery
 from swarm.sim.policy import Policy
 from swarm.sim.population import PeerTraits, Population
 from swarm.sim.records import Records
+from swarm.sim.routed import Place, Roads
 from swarm.sim.scenario import Event, Scenario
-from swarm.sim.token_time import token_s
 from swarm.sim.world import SimPeer, World
 
 SAMPLE_S = 10.0
 PROBES = 3
-CALLERS_PER_PROBE = 8
+PROBE_CALLERS = 8
 PROBE_LOAD = 0.7  # of the best possible, at which times per token are looked at
+ROUTED_CALLERS = 100  # for the look at what routing reaches, at least; 3 for every 10 peers
+ROUTED_LOAD = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is simulated; `seed` decides everything that is drawn."""
+    """What is simulated; `seed` decides everything that is drawn.
+
+    `routed`: whether to look at what routing reaches of the capacity, which takes hundreds of searches.
+    """
 
     scenario: Scenario
     policy: str
     peers: int
     seed: int
+    routed: bool = False
 
 
 class Simulation:
@@ -51,6 +57,7 @@ class Simulation:
         self._tally = Tally()
         self._samples: list[Sample] = []
         self._token_s: list[float] = []
+        self._routed: float | None = None
 
     def play(self) -> Outcome:
         """The whole story."""
@@ -75,6 +82,8 @@ class Simulation:
         steady_s = story.duration_s - story.steady_from_s
         for n in range(PROBES):
             agenda.at(story.steady_from_s + (n + 0.5) / PROBES * steady_s, self._probe)
+        if self._run.routed:
+            agenda.at(story.steady_from_s + steady_s / 2, self._route)
         self._call_later()
         if story.peers.replaced and story.peers.lifetime_s is not None:
             self._come_later(story.peers.lifetime_s / self._run.peers)
@@ -100,10 +109,22 @@ class Simulation:
     def _probe(self) -> None:
         """Look at the time per token of a few callers."""
         world = self._world
-        if world.capacity > 0:
-            callers = [self._population.position(self._demand) for _ in range(CALLERS_PER_PROBE)]
+        if world.covered:
+            roads = Roads(world.serving(), world.n_layers)
             busy = PROBE_LOAD * world.best / world.capacity
-            self._token_s += token_s(world.serving(), callers, world.n_layers, busy)
+            self._token_s += roads.token_s(self._places(PROBE_CALLERS), busy)
+
+    def _route(self) -> None:
+        """Look at what many callers get."""
+        world, count = self._world, max(ROUTED_CALLERS, 3 * self._run.peers // 10)
+        if world.covered:
+            roads, wanted = Roads(world.serving(), world.n_layers), ROUTED_LOAD * world.best
+            self._routed = roads.served(self._places(count), wanted) / wanted
+        else:
+            self._routed = 0.0
+
+    def _places(self, count: int) -> list[Place]:
+        return [self._population.position(self._demand) for _ in range(count)]
 
     def _call_later(self) -> None:
         requests = self._story.requests
@@ -188,6 +209,7 @@ class Simulation:
             moves=self._lives.moves - tally.moves_before,
             peer_hours=tally.peer_s / 3600,
             refused=self._callers.refused / max(calls, 1),
+            routed=self._routed,
             token_s=tuple(self._token_s),
             samples=tuple(self._samples),
         )

@@ -83,10 +83,10 @@ class World:
         if not self._dirty:
             return
         self._dirty = False
-        serving = self.serving()
-        grid = inside([peer.span for peer in serving], [peer.speed for peer in serving], self.n_layers)
-        self._capacity = tokens_per_s(grid)
         present = [peer for peer in self.peers.values() if peer.was_ready]
         self._best = best_tokens_per_s(
             [peer.speed for peer in present], [peer.traits.capacity for peer in present], self.n_layers
         )
+        serving = self.serving()
+        grid = inside([peer.span for peer in serving], [peer.speed for peer in serving], self.n_layers)
+        self._capacity = tokens_per_s(grid, self._best)
