@@ -31,6 +31,7 @@ class Goal:
     Attributes:
         replicas: how many peers every layer should have at least.
         rest_at: a swarm that serves this part of the best possible is left alone.
+        haste_at: one that serves less than this part of it is not left to the next regular review.
         use: a move must bring this part of the peer's speed into use, or close this part of all that lacks.
         horizon_s: a move's cost must come back within this time.
         session_s: what disturbing one live session costs, in seconds of the peer's work.
@@ -40,8 +41,9 @@ class Goal:
     """
 
     replicas: int = 1
-    rest_at: float = 0.97
-    use: float = 0.3
+    rest_at: float = 0.98
+    haste_at: float = 0.85
+    use: float = 0.2
     horizon_s: float = 600.0
     session_s: float = 1.0
     stretch: float = 3.0
@@ -59,9 +61,14 @@ class Move:
     after_tokens_per_s: float
 
 
-def review_delay_s(draw: float, interval_s: float = 30.0) -> float:
-    """Seconds until the next review, for `draw` from [0, 1): half to one and a half intervals."""
-    return interval_s * (0.5 + draw)
+def review_delay_s(draw: float, *, hasty: bool = False) -> float:
+    """Seconds until the next review, for `draw` from [0, 1); soon after `is_urgent` has become true."""
+    return 3.0 * draw if hasty else 30.0 * (0.5 + draw)
+
+
+def is_urgent(board: Board, goal: Goal) -> bool:
+    """Whether peers should review at once: a hole that nobody is about to close, or a swarm that serves far too little."""
+    return board.best_tokens_per_s > 0 and board.tokens_per_s < goal.haste_at * board.best_tokens_per_s
 
 
 def review(board: Board, peer_id: str, goal: Goal, now: float) -> Decision:

@@ -24,6 +24,7 @@ class Lives:
         self._agenda, self._world, self._records, self._policy = agenda, world, records, policy
         self._rng = rng
         self.moves = 0
+        records.listeners.append(self._watch)
 
     def begin(self, traits: PeerTraits) -> None:
         """A peer that serves when the story begins; those before it are published already."""
@@ -48,6 +49,7 @@ class Lives:
             return
         del self._world.peers[peer.peer_id]
         peer.loads += 1
+        peer.reviews += 1
         self._world.changed()
         self._records.changed()
         if crashed:
@@ -87,14 +89,21 @@ class Lives:
         self._records.changed()
         self._review_later(peer)
 
-    def _review_later(self, peer: SimPeer) -> None:
-        wait_s = self._policy.review_delay_s(self._rng)
-        number = peer.loads
+    def _watch(self) -> None:
+        """Peers look at every new board, but most of the time only at whether it is urgent."""
+        if self._agenda.now > 0 and self._policy.is_urgent(self._records.board):
+            for peer in self._world.serving():
+                self._review_later(peer, hasty=True)
+
+    def _review_later(self, peer: SimPeer, *, hasty: bool = False) -> None:
+        peer.reviews += 1
+        number = peer.reviews
+        wait_s = self._policy.review_delay_s(self._rng, hasty=hasty)
         if wait_s != float("inf"):
             self._agenda.after(wait_s, lambda: self._review(peer, number))
 
     def _review(self, peer: SimPeer, number: int) -> None:
-        if peer.loads != number or self._records.board.find(peer.peer_id) is None:
+        if peer.reviews != number or not peer.ready or self._records.board.find(peer.peer_id) is None:
             return
         span = self._policy.review(self._records.board, peer.peer_id, self._agenda.now, self._rng)
         if span == peer.span:

@@ -43,7 +43,10 @@ class Petals:
     def settle(self, board: Board, peer_id: str) -> Span:
         return _span(board, peer_id)
 
-    def review_delay_s(self, rng: np.random.Generator) -> float:
+    def is_urgent(self, board: Board) -> bool:
+        return False
+
+    def review_delay_s(self, rng: np.random.Generator, *, hasty: bool = False) -> float:
         return REVIEW_S * float(rng.uniform(0.5, 1.5))
 
     def review(self, board: Board, peer_id: str, now: float, rng: np.random.Generator) -> Span:

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from swarm.core.span import Span
-from swarm.routing.balance import EPOCH_S, Goal, Move, decide, plan_moves, review_delay_s
+from swarm.routing.balance import EPOCH_S, Goal, Move, decide, is_urgent, plan_moves, review_delay_s
 from swarm.routing.decision import Action
 from swarm.routing.placement import Newcomer, join, settle
 from swarm.routing.seats import Board
@@ -29,7 +29,10 @@ class Policy(Protocol):
     def settle(self, board: Board, peer_id: str) -> Span:
         """Where it loads, now that its choice and those of others are published."""
 
-    def review_delay_s(self, rng: np.random.Generator) -> float:
+    def is_urgent(self, board: Board) -> bool:
+        """Whether serving peers ask at once, instead of when their time has come."""
+
+    def review_delay_s(self, rng: np.random.Generator, *, hasty: bool = False) -> float:
         """How long until a serving peer asks again whether to move."""
 
     def review(self, board: Board, peer_id: str, now: float, rng: np.random.Generator) -> Span:
@@ -53,8 +56,11 @@ class Ours:
     def settle(self, board: Board, peer_id: str) -> Span:
         return settle(board, peer_id, replicas=self._goal.replicas).span
 
-    def review_delay_s(self, rng: np.random.Generator) -> float:
-        return review_delay_s(float(rng.random()))
+    def is_urgent(self, board: Board) -> bool:
+        return is_urgent(board, self._goal)
+
+    def review_delay_s(self, rng: np.random.Generator, *, hasty: bool = False) -> float:
+        return review_delay_s(float(rng.random()), hasty=hasty)
 
     def review(self, board: Board, peer_id: str, now: float, rng: np.random.Generator) -> Span:
         epoch = int(now // EPOCH_S)
@@ -84,7 +90,10 @@ class Anywhere:
         assert own is not None
         return own.span
 
-    def review_delay_s(self, rng: np.random.Generator) -> float:
+    def is_urgent(self, board: Board) -> bool:
+        return False
+
+    def review_delay_s(self, rng: np.random.Generator, *, hasty: bool = False) -> float:
         return float("inf")
 
     def review(self, board: Board, peer_id: str, now: float, rng: np.random.Generator) -> Span:

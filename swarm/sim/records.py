@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from swarm.routing.seats import Board, Seat
@@ -20,6 +22,7 @@ class Records:
         self._ghosts: dict[str, Seat] = {}
         self._changed = False
         self.board = Board(world.n_layers, ())
+        self.listeners: list[Callable[[], None]] = []
         agenda.every(PUBLISH_S, self.publish)
 
     def changed(self) -> None:
@@ -39,6 +42,8 @@ class Records:
             self._changed = False
             seats = self._ghosts | {peer.peer_id: peer.seat() for peer in self._world.peers.values()}
             self.board = Board(self._world.n_layers, tuple(seats[peer_id] for peer_id in sorted(seats)))
+            for listener in self.listeners:
+                listener()
 
     def _forget(self, peer_id: str) -> None:
         del self._ghosts[peer_id]

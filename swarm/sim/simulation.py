@@ -46,8 +46,8 @@ class Simulation:
 
     def __init__(self, run: Run, policy: Policy) -> None:
         self._run, self._story = run, run.scenario
-        fate, demand, choice, leases = (np.random.default_rng((run.seed, 1_000_000 + n)) for n in range(4))
-        self._fate, self._demand = fate, demand
+        fate, demand, places, choice, leases = _chances(run.seed, 5)
+        self._fate, self._demand, self._where = fate, demand, places
         self._population = Population(run.scenario, run.seed)
         self._agenda, self._world = Agenda(), World(run.scenario.n_layers)
         self._records = Records(self._agenda, self._world, leases)
@@ -124,7 +124,7 @@ class Simulation:
             self._routed = 0.0
 
     def _places(self, count: int) -> list[Place]:
-        return [self._population.position(self._demand) for _ in range(count)]
+        return [self._population.position(self._where) for _ in range(count)]
 
     def _call_later(self) -> None:
         requests = self._story.requests
@@ -213,3 +213,7 @@ class Simulation:
             token_s=tuple(self._token_s),
             samples=tuple(self._samples),
         )
+
+
+def _chances(seed: int, count: int) -> list[np.random.Generator]:
+    return [np.random.default_rng((seed, 1_000_000 + n)) for n in range(count)]

@@ -23,6 +23,7 @@ class SimPeer:
     slowdown: float = 1.0
     announced: float = 0.0
     loads: int = 0  # how often it began to load: an older load that ends is no longer of interest
+    reviews: int = 0  # likewise of reviews
 
     @property
     def peer_id(self) -> str:
