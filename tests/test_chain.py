@@ -42,9 +42,7 @@ def cost_s(hops: tuple[Hop, ...], view: SwarmView, request: ChainRequest) -> flo
         record = view.by_id[hop.peer_id]
         used = len(hop.span) / len(record.span)
         queue_s = record.queue_s * (QUEUE_PER_VISIT + (1 - QUEUE_PER_VISIT) * used)
-        total += (
-            request.links.link_s(at, hop.peer_id) + queue_s + len(hop.span) * record.seconds_per_layer
-        )
+        total += request.links.link_s(at, hop.peer_id) + queue_s + len(hop.span) * record.seconds_per_layer
         at = hop.peer_id
     return total + request.links.link_s(at, request.sink)
 

@@ -13,7 +13,6 @@ from swarm.routing.placement import Newcomer, join, settle
 from swarm.routing.seats import Board
 from swarm.sim.petals import Petals
 
-
 POLICIES = ("ours", "petals", "random")
 
 
@@ -101,5 +100,7 @@ class Anywhere:
 
 
 def make_policy(name: str, goal: Goal) -> Policy:
-    """One of the built-in policies; `goal` is for the shipped one."""
-    return {"ours": lambda: Ours(goal), "petals": Petals, "random": Anywhere}[name]()
+    """One of `POLICIES`; `goal` is for the shipped one."""
+    if name == "ours":
+        return Ours(goal)
+    return Petals() if name == "petals" else Anywhere()

@@ -75,4 +75,3 @@ class Population:
         region = regions[int(rng.choice(len(regions), p=shares / shares.sum()))]
         x_ms, y_ms = rng.normal((region.x_ms, region.y_ms), region.spread_ms)
         return float(x_ms), float(y_ms)
-

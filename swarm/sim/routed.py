@@ -62,7 +62,7 @@ class Roads:
                 assert path is not None
                 self._use(busy, path, each)
                 paths[i] = path
-        return sum(each / max(1.0, *(busy[visit.peer] for visit in path)) for path in paths)
+        return sum(each / max(1.0, float(max(busy[visit.peer] for visit in path))) for path in paths)
 
     def _use(self, busy: Floats, path: Path, tokens_per_s: float) -> None:
         for visit in path:
@@ -77,7 +77,9 @@ class Roads:
     def _terrain(self, caller: Place, waits_s: Floats, *, priced: bool = True) -> Terrain:
         """What a chain costs this caller: at the prices of the search, or in true seconds."""
         to_caller = _links_s(np.array([caller]), self._places)[0]
-        visit_s, layer_s = charge(waits_s, self._layer_s, self._lengths) if priced else (waits_s, self._layer_s)
+        visit_s, layer_s = (
+            charge(waits_s, self._layer_s, self._lengths) if priced else (waits_s, self._layer_s)
+        )
         return Terrain(
             serves=self._serves,
             layer_s=layer_s,

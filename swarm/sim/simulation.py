@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -158,13 +159,14 @@ class Simulation:
 
     def _join(self, event: Event, waiting: Sequence[PeerTraits]) -> None:
         for one in waiting[: round(event.share * len(waiting))]:
-            self._agenda.after(self._moment(event), lambda one=one: self._lives.come(one))
+            self._agenda.after(self._moment(event), partial(self._lives.come, one))
 
     def _leave(self, event: Event) -> None:
         for peer in self._some(event):
             crashed = bool(self._fate.random() < self._story.peers.crash_share)
             self._agenda.after(
-                self._moment(event), lambda peer=peer, crashed=crashed: self._lives.leave(peer, crashed=crashed)
+                self._moment(event),
+                partial(self._lives.leave, peer, crashed=crashed),
             )
 
     def _lose(self, event: Event) -> None:
@@ -178,7 +180,7 @@ class Simulation:
     def _slow(self, event: Event) -> None:
         for peer in self._some(event):
             self._lives.slow(peer, event.factor)
-            self._agenda.after(event.lasting_s, lambda peer=peer: self._lives.slow(peer, 1.0))
+            self._agenda.after(event.lasting_s, partial(self._lives.slow, peer, 1.0))
 
     def _moment(self, event: Event) -> float:
         return float(self._fate.uniform(0.0, event.within_s))
