@@ -56,11 +56,11 @@ def _play(matrix: Matrix, jobs: int) -> list[Outcome]:
 
     found: list[Outcome] = []
     total = len(matrix.runs())
-    with Console(stderr=True, highlight=False).status("starting ...") as status:
-        with closing(outcomes(matrix, jobs)) as playing:
-            for outcome in playing:
-                found.append(outcome)
-                status.update(f"{len(found)} of {total} runs ...")
+    progress = Console(stderr=True, highlight=False)
+    with progress.status("starting ...") as status, closing(outcomes(matrix, jobs)) as playing:
+        for outcome in playing:
+            found.append(outcome)
+            status.update(f"{len(found)} of {total} runs ...")
     return in_order(found, matrix)
 
 

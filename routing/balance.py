@@ -67,7 +67,7 @@ def review_delay_s(draw: float, *, hasty: bool = False) -> float:
 
 
 def is_urgent(board: Board, goal: Goal) -> bool:
-    """Whether peers should review at once: a hole that nobody is about to close, or a swarm that serves far too little."""
+    """Whether peers should review at once: nobody is about to close a hole, or the swarm serves far too little."""
     return board.best_tokens_per_s > 0 and board.tokens_per_s < goal.haste_at * board.best_tokens_per_s
 
 

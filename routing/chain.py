@@ -15,8 +15,8 @@ from swarm.routing.shortest_path import Terrain, cheapest_path
 from swarm.routing.shortfall import explain
 from swarm.routing.view import SwarmView
 
-# What part of a peer's queue a chain is charged once; the rest in proportion to the layers that it runs there. If all were
-# charged once, one layer at a busy peer would cost as much as its whole span, and chains would not share the load.
+# What part of a peer's queue a chain is charged once; the rest in proportion to the layers that it runs there. If all
+# were charged once, a layer at a busy peer would cost as much as its whole span, and chains would not share the load.
 QUEUE_PER_VISIT = 0.2
 
 

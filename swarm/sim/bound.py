@@ -1,7 +1,7 @@
 """What the best placement of given peers serves, by the solver HiGHS (through scipy).
 
-`optimum` is exact and takes exponential time; `relaxed` is the bound that simulations compare with, as a linear program.
-`swarm.routing.throughput.best_tokens_per_s` is the closed form of the latter.
+`optimum` is exact and takes exponential time; `relaxed` is the bound that simulations compare with, as a linear
+program. `swarm.routing.throughput.best_tokens_per_s` is the closed form of the latter.
 """
 
 from __future__ import annotations
