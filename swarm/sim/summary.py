@@ -25,9 +25,9 @@ _COLUMNS = (
     Column("routed", "routed", 2),
 )
 _NOTES = (
-    "covered: part of the time; served: tokens by what the best placement of the same peers could serve, mean and worst",
-    "seed; +3 min: served three minutes after a loss, by what is served later; moves/h: of one peer; ms per token at",
-    "70% load; routed: of 90% load, what callers get on the chains that they find",
+    "covered: part of the time.  served: tokens by what no placement of the same peers exceeds, mean and worst seed.",
+    "+3 min: served three minutes after a loss by what is served later, worst seed.  moves/h: of one peer.",
+    "ms: per token at 70% load.  routed: of 90% load, what callers get on the chains that they find.",
 )
 
 
