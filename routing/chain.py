@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from swarm.core.errors import SwarmUnavailable
 from swarm.core.span import Span
+from swarm.routing.links import DenseLinks, Links
 from swarm.routing.records import PeerRecord, PeerState
 from swarm.routing.shortest_path import Terrain, cheapest_path
 from swarm.routing.shortfall import explain
@@ -27,10 +28,10 @@ class LinkCost(Protocol):
 
 
 @runtime_checkable
-class LinkMatrix(Protocol):
+class LinkTable(Protocol):
     """A `LinkCost` that answers for all pairs at once, which 1,000 peers need."""
 
-    def matrix(self, peers: list[str], /) -> NDArray[np.float64]: ...
+    def between(self, peers: list[str], /) -> Links: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ def _terrain(peers: list[PeerRecord], span: Span, request: ChainRequest) -> Terr
         serves=(starts <= layers) & (layers < ends),
         layer_s=layer_s,
         queue_s=visit_s,
-        links_s=_links(ids, request.links),
+        links=_links(ids, request.links),
         from_source_s=np.array([link_s(request.source, peer) for peer in ids]),
         to_sink_s=np.array([link_s(peer, request.sink) for peer in ids]),
         visits=room // max(request.tokens, 1),
@@ -156,7 +157,7 @@ def _may_enter(layer: int, together: Span | None) -> bool:
     return together is None or not together.start < layer < together.end
 
 
-def _links(ids: list[str], links: LinkCost) -> NDArray[np.float64]:
-    if isinstance(links, LinkMatrix):
-        return links.matrix(ids)
-    return np.array([[links.link_s(a, b) for b in ids] for a in ids])
+def _links(ids: list[str], links: LinkCost) -> Links:
+    if isinstance(links, LinkTable):
+        return links.between(ids)
+    return DenseLinks(np.array([[links.link_s(a, b) for b in ids] for a in ids]))

@@ -14,6 +14,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from swarm.routing.links import Links
+
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -43,7 +45,7 @@ class Terrain:
         serves: `[L, P]` whether the peer has the layer; each peer's layers are consecutive.
         layer_s: `[P]` one layer on this peer.
         queue_s: `[P]` waiting at this peer, once per visit.
-        links_s: `[P, P]` from peer to peer.
+        links: seconds from peer to peer.
         from_source_s, to_sink_s: `[P]` from the start and to the end of the path.
         visits: `[P]` how many visits this peer has room for, at least 1.
         enterable: `[L]` whether a path may change peers before this layer.
@@ -52,7 +54,7 @@ class Terrain:
     serves: Mask
     layer_s: Floats
     queue_s: Floats
-    links_s: Floats
+    links: Links
     from_source_s: Floats
     to_sink_s: Floats
     visits: NDArray[np.int64]
@@ -63,7 +65,7 @@ class Terrain:
         peers = [visit.peer for visit in path]
         moves = (
             self.from_source_s[peers[0]]
-            + self.links_s[peers[:-1], peers[1:]].sum()
+            + self.links.block(np.array(peers[:-1], np.int64), np.array(peers[1:], np.int64)).trace()
             + self.to_sink_s[peers[-1]]
         )
         layers = sum((visit.end - visit.start) * self.layer_s[visit.peer] for visit in path)
@@ -120,7 +122,7 @@ def _sweep(terrain: Terrain, serves: Mask, *, width: int, ceiling_s: float) -> P
         kept = _promising(at, ahead_s[layer], width, ceiling_s)
         reached, at = reached[kept], at[kept]
         here = np.flatnonzero(serves[layer])
-        through = terrain.links_s[np.ix_(reached, here)] + at[:, None]
+        through = terrain.links.block(reached, here) + at[:, None]
         previous = through.argmin(axis=0)
         entered = through[previous, np.arange(here.size)] + entry_s[here]
         if not terrain.enterable[layer]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from swarm.routing.chain import charge
+from swarm.routing.links import DenseLinks
 from swarm.routing.shortest_path import Path, Terrain, cheapest_path
 from swarm.routing.throughput import Floats
 from swarm.sim.world import SimPeer
@@ -31,8 +32,9 @@ class Roads:
         self._lengths = ends - starts
         self._places = np.array([(peer.traits.x_ms, peer.traits.y_ms) for peer in peers])
         self._layer_s = 1.0 / np.array([peer.speed for peer in peers])
-        self._links_s = _links_s(self._places, self._places)
-        np.fill_diagonal(self._links_s, 0.0)
+        links_s = _links_s(self._places, self._places)
+        np.fill_diagonal(links_s, 0.0)
+        self._links = DenseLinks(links_s)
 
     def token_s(self, callers: Sequence[Place], busy: float) -> list[float]:
         """Seconds per token of callers at these places, where every peer is busy that part of the time."""
@@ -84,7 +86,7 @@ class Roads:
             serves=self._serves,
             layer_s=layer_s,
             queue_s=visit_s,
-            links_s=self._links_s,
+            links=self._links,
             from_source_s=to_caller,
             to_sink_s=to_caller,
             visits=np.full(len(self._lengths), len(self._serves)),
