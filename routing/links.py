@@ -95,12 +95,13 @@ class SparseLinks:
         to = column[self._sinks[pairs]]
         rows, pairs, to = rows[to >= 0], pairs[to >= 0], to[to >= 0]
         known = at_s[rows] + self.seconds[pairs]
-        order = np.lexsort((rows, known, to))
-        best = order[np.append(True, np.diff(to[order]) != 0)] if len(order) else order
-        rows, known, to = rows[best], known[best], to[best]
-        sooner = (known < when[to]) | ((known == when[to]) & (rows < place[to]))
-        place[to[sooner]], when[to[sooner]] = rows[sooner], known[sooner]
-        return place, when
+        soonest = np.full(len(sinks), np.inf)
+        np.minimum.at(soonest, to, known)
+        best = np.flatnonzero(known == soonest[to])[::-1]  # backwards, so that of equal ones the first stays
+        first = np.full(len(sinks), len(sources))
+        first[to[best]] = rows[best]
+        sooner = (soonest < when) | ((soonest == when) & (first < place))
+        return np.where(sooner, first, place), np.minimum(soonest, when)
 
     def _nearest_unknown(self, sources: Indices, at_s: Floats, sinks: Indices) -> tuple[Indices, Floats]:
         place, when = np.zeros(len(sinks), dtype=np.int64), np.full(len(sinks), np.inf)

@@ -119,7 +119,9 @@ def test_all_pairs_at_once_are_the_same_as_single_questions(
 
 @settings(derandomize=True, deadline=None)
 @given(
-    st.dictionaries(st.tuples(st.integers(0, 4), st.integers(0, 4)), st.sampled_from((0.0, 0.1, 0.2, 0.3)), max_size=20),
+    st.dictionaries(
+        st.tuples(st.integers(0, 4), st.integers(0, 4)), st.sampled_from((0.0, 0.1, 0.2, 0.3)), max_size=20
+    ),
     st.sets(st.integers(0, 4), min_size=1),
     st.lists(st.sampled_from((0.0, 0.1, 0.2)), min_size=5, max_size=5),
 )
