@@ -35,6 +35,10 @@ class NodeSettings(PeersSettings):
 
     host: Annotated[Host, Shown("IP"), Field(description="Interface to listen on.")] = "0.0.0.0"
     port: Annotated[Port, Field(description="TCP port to listen on; 0 takes any free one.")] = 0
+    direct: Annotated[
+        Switch, Field(description="Offer connections past libp2p, which are faster, on a second port.")
+    ] = True
+    direct_port: Annotated[Port, Field(description="That port; 0 takes any free one.")] = 0
     public_address: Annotated[
         PublicAddresses,
         Shown("ADDR"),
@@ -50,7 +54,14 @@ class NodeSettings(PeersSettings):
     ] = None
 
     def node_config(self, identity: Path) -> NodeConfig:
-        return NodeConfig(self.peers, self.host, self.port, self.public_address, identity)
+        return NodeConfig(
+            peers=self.peers,
+            host=self.host,
+            port=self.port,
+            public_addresses=self.public_address,
+            identity_path=identity,
+            direct_port=self.direct_port if self.direct else None,
+        )
 
 
 class LimitSettings(NodeSettings):

@@ -17,12 +17,18 @@ class Allowance:
         self._freed = asyncio.Event()
         self.used_bytes = 0
 
+    def try_acquire(self, nbytes: int) -> bool:
+        """Let `nbytes` in if they fit beside what is inside."""
+        if self.used_bytes and self.used_bytes + nbytes > self._most_bytes:
+            return False
+        self.used_bytes += nbytes
+        return True
+
     async def acquire(self, nbytes: int) -> None:
         """Wait until `nbytes` fit beside what is inside."""
-        while self.used_bytes and self.used_bytes + nbytes > self._most_bytes:
+        while not self.try_acquire(nbytes):
             self._freed.clear()
             await self._freed.wait()
-        self.used_bytes += nbytes
 
     def release(self, nbytes: int) -> None:
         """Something has left."""

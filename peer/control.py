@@ -23,10 +23,11 @@ from swarm.core.errors import (
 )
 from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.core.span import Span
+from swarm.peer.departure import Onward
 from swarm.peer.link_watch import LinkWatch
 from swarm.peer.offer import Offer
 from swarm.peer.sessions import HopSession, SessionTable
-from swarm.peer.stepping import Onward, Stepping
+from swarm.peer.stepping import Stepping
 from swarm.peer.worker import Worker
 from swarm.shards.session import ShardSession
 from swarm.shards.step import StepTensors

@@ -1,4 +1,8 @@
-"""The one thread that owns the device. Everything that touches the model runs here, one piece after another."""
+"""Who may use the device: one at a time. Everything that touches the model runs here, one piece after another.
+
+Work runs in a thread of its own, so that the event loop goes on meanwhile. What takes hardly longer than the way to
+that thread and back may run in the event loop, while the thread has nothing to do.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +22,29 @@ class Executor:
     def __init__(self, name: str = "swarm-device") -> None:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+        self._under_way = 0  # as the event loop knows it
         self._thread.start()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the thread has no work, and none whose `done` is still to be called."""
+        return self._under_way == 0
 
     def submit(self, function: Callable[[], object], done: Done) -> None:
         """Queue `function`; `done(result, error)` is called on the running event loop."""
         loop = asyncio.get_running_loop()
+        self._under_way += 1
 
-        def work() -> None:
-            result, error = None, None
-            try:
-                result = function()
-            except BaseException as raised:
-                error = raised
-            _call(loop, done, result, error)
+        def finish(result: object, error: BaseException | None) -> None:
+            self._under_way -= 1
+            done(result, error)
 
-        self._work.put(work)
+        self._work.put(lambda: _call(loop, finish, *_outcome(function)))
+
+    def run_here(self, function: Callable[[], object], done: Done) -> None:
+        """Run `function` in the calling thread, which is the event loop's; the device has to be idle."""
+        assert self.is_idle, "the device is in use"
+        done(*_outcome(function))
 
     def run(self, function: Callable[[], Result]) -> asyncio.Future[Result]:
         """Queue `function`; the future belongs to the running event loop."""
@@ -56,6 +68,13 @@ class Executor:
     def _loop(self) -> None:
         while (work := self._work.get()) is not None:
             work()
+
+
+def _outcome(function: Callable[[], object]) -> tuple[object, BaseException | None]:
+    try:
+        return function(), None
+    except BaseException as raised:
+        return None, raised
 
 
 def _call(loop: asyncio.AbstractEventLoop, done: Done, result: object, error: BaseException | None) -> None:

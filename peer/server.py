@@ -33,6 +33,7 @@ from swarm.routing.placement import choose_span
 from swarm.routing.records import BUCKETS, PeerRecord, PeerState, model_key
 from swarm.routing.view import SwarmView
 from swarm.security.identity import Identity
+from swarm.shards.products import limit_threads
 from swarm.shards.shard import Shard
 from swarm.shards.source import ModelSource
 from swarm.shards.stack import text_config
@@ -85,7 +86,7 @@ async def _serve(
     config: PeerConfig, on_ready: Callable[[ReadyInfo], None], stop: StopSignals, executor: Executor
 ) -> None:
     if config.threads is not None:
-        torch.set_num_threads(config.threads)
+        limit_threads(config.threads)
     # not asyncio.to_thread: the loop would wait for its threads, and a stop for the end of a download
     source = await executor.run(partial(ModelSource.open, config.model))
     device = choose_device(config.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from swarm.core.errors import PeerBusy, RequestError
@@ -48,8 +49,8 @@ class Service:
         self.sessions = sessions
         self._executor = executor
         self._crew = Crew(tasks)
-        alone = offer.shard.batching == "one by one"
-        self._worker = Worker(executor, self._deliver, None if alone else sessions.limits.batch_tokens)
+        together = offer.shard.batching != "one by one"
+        self._worker = Worker(executor, self._deliver, sessions.limits.batch_tokens, together=together)
         self._stepping = Stepping(node.peer_id, offer, sessions, self._worker, self._crew)
         self._watch = LinkWatch(self._link_ended)
         self._control = Control(node, offer, self._worker, self._stepping, self._watch)
@@ -69,11 +70,11 @@ class Service:
             computed_tokens=self._worker.computed_tokens,
         )
 
-    async def handle(self, link: Link, message: Message, payload: memoryview) -> None:
-        """One message from a link."""
+    def handle(self, link: Link, message: Message, payload: memoryview) -> Awaitable[None] | None:
+        """One message from a link; see `swarm.wire.link.Handler`."""
         match message:
             case StepMessage():
-                await self._stepping.receive(link, message, payload)
+                return self._stepping.receive(link, message, payload)
             case Request():
                 self._watch.add(link)
                 self._crew.start(self._control.answer(link, message))
@@ -81,6 +82,7 @@ class Service:
                 self._stepping.failed_at_next(link, message)
             case _:
                 raise RequestError(f"a peer expects no {type(message).__name__}")
+        return None
 
     def _link_ended(self, link: Link) -> None:
         for session in self.sessions.of_client(link):
@@ -118,7 +120,7 @@ class Doorkeeper:
     def __init__(self) -> None:
         self.service: Service | None = None
 
-    async def handle(self, link: Link, message: Message, payload: memoryview) -> None:
+    def handle(self, link: Link, message: Message, payload: memoryview) -> Awaitable[None] | None:
         if self.service is None:
             raise PeerBusy("this peer is still loading its layers", retry_after_s=2.0)
-        await self.service.handle(link, message, payload)
+        return self.service.handle(link, message, payload)

@@ -39,6 +39,7 @@ class HopSession:
         acting: whether a control message changes or replays it now.
         reporting: whether a failure of the next hop is on its way to the client.
         leaving: held by whatever is sent on; a replay holds it from its first piece to its last.
+        departing: outputs that wait for `leaving`.
     """
 
     id: bytes
@@ -55,7 +56,13 @@ class HopSession:
     acting: bool = False
     reporting: bool = False
     leaving: asyncio.Lock = field(default_factory=asyncio.Lock)
+    departing: int = 0
     closed: bool = False
+
+    @property
+    def is_way_free(self) -> bool:
+        """Whether an output may leave at once, because none is in front of it."""
+        return not self.departing and not self.leaving.locked()
 
 
 @dataclass(slots=True, eq=False)

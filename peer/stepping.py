@@ -1,53 +1,34 @@
-"""The way of a step through this peer: in from a link, through the device, out to the next hop or the client."""
+"""The way of a step through this peer: in from a link, through the device, out to the next hop or the client.
+
+The usual step waits for nothing but the device: it is queued in the callback that read it, and sent in the callback
+that brings its output. Whatever has to wait goes on in a task of the crew.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable
 
-from torch import Tensor
-
-from swarm.core.errors import PeerError, PeerTimeout, RequestError, SessionLost, SwarmError
+from swarm.core.errors import PeerError, RequestError, SessionLost, SwarmError
 from swarm.peer.crew import Crew
+from swarm.peer.departure import (
+    Departure,
+    Onward,
+    departure_of,
+    failed,
+    send_in_time,
+    step_departure,
+    tell_client,
+)
 from swarm.peer.offer import Offer
 from swarm.peer.sessions import HopSession, SessionTable
 from swarm.peer.step_check import check_step
 from swarm.peer.worker import Finished, Worker
 from swarm.shards.step import Step, StepTensors
-from swarm.wire.failures import kind_of
 from swarm.wire.link import Link
-from swarm.wire.messages import (
-    FailureKind,
-    HopTiming,
-    Message,
-    Output,
-    Replayed,
-    ReplayInfo,
-    StepFailed,
-    StepMessage,
-)
+from swarm.wire.messages import Output, Replayed, StepFailed, StepMessage
 from swarm.wire.tensor_size import tensor_nbytes
-from swarm.wire.tensors import Packed, pack, unpack
-
-logger = logging.getLogger(__name__)
-MOST_TRACED = 512  # as many as a message may carry
-SEND_S = 30.0
-SLOWEST_BYTES_PER_S = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Onward:
-    """What a step message says besides its tensors and its session; see `StepMessage`."""
-
-    number: int
-    start: int
-    select_rows: list[int] | None = None
-    keep_last: int = 0
-    replay: ReplayInfo | None = None
-    trace: list[HopTiming] = field(default_factory=list)
+from swarm.wire.tensors import Packed, unpack
 
 
 class Stepping:
@@ -60,25 +41,42 @@ class Stepping:
         self._worker = worker
         self._crew = crew
 
-    async def receive(self, link: Link, message: StepMessage, payload: memoryview) -> None:
+    # in -----------------------------------------------------------------------------------------------------------
+
+    def receive(self, link: Link, message: StepMessage, payload: memoryview) -> Awaitable[None] | None:
         """Check and queue one step; a step that cannot be taken is answered with `StepFailed` on the same link.
 
-        Waits, and with it the link, while too much of this session is inside.
+        What it returns, if anything, has to be awaited before the link's next message: too much of this session is
+        inside.
         """
         try:
             session = self.table.fed_by(link.peer_id, message.session)
             tensors = check_step(message, unpack(message.tensors, payload), self._offer, self.table.limits)
             reach = range(message.start, message.start + tensors.tokens)
             self.table.grow(session, message.number, tensors.rows, reach)
-            await session.inside.acquire(payload.nbytes)
-            if session.closed:
-                raise SessionLost("the session was closed")
         except SwarmError as error:
-            await _send(link, _failed(message.session, message.number, error))
-            return
+            return tell_client(link, failed(message.session, message.number, error))
+        if not session.inside.try_acquire(payload.nbytes):
+            return self._wait_for_room(session, message, tensors, link)
+        self._queue(session, message, tensors)
+        return None
+
+    async def _wait_for_room(
+        self, session: HopSession, message: StepMessage, tensors: StepTensors, link: Link
+    ) -> None:
+        await session.inside.acquire(sum(map(tensor_nbytes, message.tensors)))
+        if session.closed:
+            error = SessionLost("the session was closed")
+            await tell_client(link, failed(message.session, message.number, error))
+        else:
+            self._queue(session, message, tensors)
+
+    def _queue(self, session: HopSession, message: StepMessage, tensors: StepTensors) -> None:
         session.last_used_s = asyncio.get_running_loop().time()
         rows = None if message.select_rows is None else tuple(message.select_rows)
         self._worker.submit(session, message, Step(message.number, message.start, tensors, rows))
+
+    # failures of others -------------------------------------------------------------------------------------------
 
     def failed_at_next(self, link: Link, failure: StepFailed) -> None:
         """The next hop could not take a step of ours: tell the client, unless it is being told of another one."""
@@ -95,7 +93,7 @@ class Stepping:
             hop = session.next
             if hop is not None and session.next_link is link:
                 error = PeerError(f"the link to the next hop ended: {link.close_reason}")
-                report = _failed(
+                report = failed(
                     session.id, max(session.shard.last_step, 0), error, "next_unreachable", hop.peer
                 )
                 self._crew.start(self._report(session, report))
@@ -103,25 +101,45 @@ class Stepping:
     async def _report(self, session: HopSession, report: StepFailed) -> None:
         session.reporting = True
         try:
-            await _send(session.client, report)
+            await tell_client(session.client, report)
         finally:
             session.reporting = False
 
+    # out ----------------------------------------------------------------------------------------------------------
+
     def deliver(self, finished: Finished) -> None:
         """Called by the worker for every finished step."""
-        self._crew.start(self._deliver(finished))
+        if not self._leaves_at_once(finished):
+            finished.session.departing += 1
+            self._crew.start(self._deliver(finished))
+
+    def _leaves_at_once(self, finished: Finished) -> bool:
+        session, output = finished.session, finished.output
+        is_usual = output is not None and finished.message.replay is None and not session.closed
+        if not is_usual or not session.is_way_free or not self._departure(finished, output).try_send():
+            return False
+        self._left(finished)
+        return True
+
+    def _departure(self, finished: Finished, output: StepTensors | None) -> Departure:
+        assert output is not None
+        return departure_of(self._own_id, self._offer, finished, output)
+
+    def _left(self, finished: Finished) -> None:
+        finished.session.last_used_s = asyncio.get_running_loop().time()
+        finished.session.inside.release(sum(map(tensor_nbytes, finished.message.tensors)))
 
     async def _deliver(self, finished: Finished) -> None:
         session, message = finished.session, finished.message
         try:
             async with session.leaving:
                 if not session.closed:
-                    session.last_used_s = asyncio.get_running_loop().time()
                     await self._pass_on(finished)
         except SwarmError as error:  # an output that is too large for a frame
-            await _send(session.client, _failed(session.id, message.number, error))
+            await tell_client(session.client, failed(session.id, message.number, error))
         finally:
-            session.inside.release(sum(map(tensor_nbytes, message.tensors)))
+            session.departing -= 1
+            self._left(finished)
 
     async def _pass_on(self, finished: Finished) -> None:
         session, message, output = finished.session, finished.message, finished.output
@@ -131,9 +149,9 @@ class Stepping:
             if message.replay.last:
                 shard = session.shard
                 report = Replayed(session=session.id, length=shard.length, step=shard.last_step)
-                await _send(session.client, report)
+                await tell_client(session.client, report)
         else:
-            await self._send_output(finished, output)
+            await self._send(session, self._departure(finished, output))
 
     async def _fail(self, finished: Finished) -> None:
         """Report a failed step; a session that failed inside of the layers cannot go on, and its memory is needed."""
@@ -141,97 +159,25 @@ class Stepping:
         assert error is not None
         if not isinstance(error, RequestError):
             self.end(session)
-        await _send(session.client, _failed(session.id, finished.message.number, error))
+        await tell_client(session.client, failed(session.id, finished.message.number, error))
 
     def end(self, session: HopSession) -> None:
         """End a session: its queued steps, its cache and its pages go."""
         self.table.remove(session)
         self._worker.forget(session)
 
-    async def _send_output(self, finished: Finished, output: StepTensors) -> None:
-        session, message = finished.session, finished.message
-        began_s = time.perf_counter()
-        packed = pack(self._for_client(session, message, output) if session.next is None else output.named())
-        timing = HopTiming(
-            peer=self._own_id,
-            queue_s=finished.queue_s,
-            compute_s=finished.compute_s,
-            serialise_s=time.perf_counter() - began_s,
-        )
-        trace = [*message.trace, timing][-MOST_TRACED:]
-        if session.next is None:
-            metas, payload = packed
-            answer = Output(
-                session=session.id, number=message.number, start=message.start, trace=trace, tensors=metas
-            )
-            await _send(session.client, answer, payload)
-        else:
-            onward = Onward(
-                message.number, message.start, message.select_rows, message.keep_last, message.replay, trace
-            )
-            await self.send_step(session, packed, onward)
-
-    def _for_client(
-        self, session: HopSession, message: StepMessage, output: StepTensors
-    ) -> dict[str, Tensor]:
-        """After the last layer only the asked-for positions of the hidden state; before it, all a next hop needs."""
-        if session.shard.span.end < self._offer.layers:
-            return dict(output.named())
-        keep = message.keep_last or output.tokens
-        return {"hidden": output.hidden[:, -keep:]}
-
     async def send_step(self, session: HopSession, packed: Packed, onward: Onward) -> None:
         """Send a packed output to the next hop; a broken link is reported to the client."""
-        hop, link = session.next, session.next_link
-        if hop is None or link is None:
-            raise RequestError("there is no next hop to send to: relink first")
-        metas, payload = packed
-        step = StepMessage(
-            session=hop.session,
-            number=onward.number,
-            start=onward.start,
-            select_rows=onward.select_rows,
-            keep_last=onward.keep_last,
-            replay=onward.replay,
-            trace=onward.trace,
-            tensors=metas,
-        )
+        await self._send(session, step_departure(session, packed, onward))
+
+    async def _send(self, session: HopSession, departure: Departure) -> None:
+        link, message, hop = departure.link, departure.message, session.next
+        if isinstance(message, Output):
+            await tell_client(link, message, departure.payload)
+            return
         try:
-            await _send_in_time(link, step, payload)
+            await send_in_time(link, message, departure.payload)
         except PeerError as error:
-            if session.next is hop:  # not relinked meanwhile
-                report = _failed(session.id, onward.number, error, "next_unreachable", hop.peer)
-                await _send(session.client, report)
-
-
-def _failed(
-    session: bytes, number: int, error: SwarmError, kind: FailureKind | None = None, peer: str | None = None
-) -> StepFailed:
-    return StepFailed(
-        session=session, number=number, kind=kind or kind_of(error), message=str(error)[:2000], peer=peer
-    )
-
-
-async def _send(
-    link: Link, message: Output | Replayed | StepFailed, payload: Sequence[memoryview] = ()
-) -> None:
-    """Send to a client; a client that is gone needs no answer, its sessions end with its link."""
-    try:
-        await _send_in_time(link, message, payload)
-    except PeerError as error:
-        logger.debug("client %s is gone: %s", link.peer_id, error)
-
-
-async def _send_in_time(link: Link, message: Message, payload: Sequence[memoryview]) -> None:
-    """Send, but close a link whose other end does not read: it holds memory here, and others wait behind it.
-
-    Raises:
-        PeerError: if the link is closed, or was closed for that.
-    """
-    allowed_s = SEND_S + sum(part.nbytes for part in payload) / SLOWEST_BYTES_PER_S
-    try:
-        async with asyncio.timeout(allowed_s):
-            await link.send(message, payload)
-    except TimeoutError as error:
-        await link.close(f"nothing was read for {allowed_s:.0f} s")
-        raise PeerTimeout(f"peer {link.peer_id} does not read what it is sent", link.peer_id) from error
+            if hop is not None and session.next is hop:  # not relinked meanwhile
+                report = failed(session.id, message.number, error, "next_unreachable", hop.peer)
+                await tell_client(session.client, report)

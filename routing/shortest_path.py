@@ -115,7 +115,7 @@ def _relaxed_path(terrain: Terrain, serves: Mask) -> Path | None:
 def _sweep(
     terrain: Terrain, serves: Mask, ahead_s: Floats, *, width: int, ceiling_s: float = np.inf
 ) -> Path | None:
-    """The cheapest path among the `width` most promising peers of each boundary that costs at most `ceiling_s`, if any."""
+    """The cheapest path of at most `ceiling_s` among the `width` most promising peers of each boundary, if any."""
     entry_s = terrain.queue_s + _VISIT_S
     came_from = np.full(serves.shape, -1, dtype=np.int64)
     reached = np.flatnonzero(serves[0])

@@ -31,6 +31,10 @@ class InlineExecutor(Executor):
         if not self.held:
             self._events.call_soon(self._next)
 
+    @property
+    def is_idle(self) -> bool:
+        return not self.held and not self._waiting
+
     def release(self) -> None:
         self.held = False
         for _ in self._waiting:

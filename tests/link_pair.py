@@ -56,8 +56,8 @@ async def link_pair(
     first = make_link("right", left, dialled=True, max_payload_bytes=max_payload_bytes)
     second = make_link("left", right, dialled=False, max_payload_bytes=max_payload_bytes)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(first.greet(*one, 5.0))
-        tasks.create_task(second.greet(*two, 5.0))
+        tasks.create_task(first.greet(one, 5.0))
+        tasks.create_task(second.greet(two, 5.0))
     async with running(first, second):
         yield first, second
 
@@ -70,7 +70,7 @@ async def raw_to_link(handler: Handler = ignore) -> AsyncIterator[tuple[Link, St
 
     async def live() -> None:
         with suppress(PeerError):
-            await link.greet(*one, 5.0)
+            await link.greet(one, 5.0)
         await link.run()
 
     task = asyncio.create_task(live())

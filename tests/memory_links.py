@@ -135,6 +135,10 @@ class FaultyLink(Link):
         self._own_id = own_id
         self._fate = fate
 
+    def try_send(self, message: Message, payload: Sequence[Buffer] = ()) -> bool:
+        times = self._fate(self._own_id, self.peer_id, message)
+        return all(super(FaultyLink, self).try_send(message, payload) for _ in range(times))
+
     async def send(self, message: Message, payload: Sequence[Buffer] = ()) -> None:
         for _ in range(self._fate(self._own_id, self.peer_id, message)):
             await super().send(message, payload)
@@ -197,7 +201,7 @@ class Meadow:
         left, right = node.make_link(peer_id, dialled=True), other.make_link(node.peer_id, dialled=False)
         one, two = memory_streams()
         try:
-            await asyncio.gather(left.greet(*one, 5.0), right.greet(*two, 5.0))
+            await asyncio.gather(left.greet(one, 5.0), right.greet(two, 5.0))
         except PeerError as error:
             raise PeerUnreachable(str(error), peer_id) from error
         for link in (left, right):

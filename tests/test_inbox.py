@@ -46,7 +46,7 @@ class Scene:
         return self.inbox.expect(self.hops[1], number, self.hops, start)
 
     async def hear(self, sender: str, message: Message, payload: Any = ()) -> None:
-        await self.inbox.handle(self.links[sender], message, memoryview(bytearray(b"".join(payload))))
+        self.inbox.handle(self.links[sender], message, memoryview(bytearray(b"".join(payload))))
 
     def failed(
         self, hop: int = 1, number: int = 5, kind: Any = "busy", peer: str | None = None

@@ -292,7 +292,7 @@ def test_another_protocol_version_is_refused_at_both_ends_and_both_versions_are_
             make_link("a", dialled=False, protocol=2),
         )
         results = await asyncio.gather(
-            dialler.greet(*one, 5.0), acceptor.greet(*two, 5.0), return_exceptions=True
+            dialler.greet(one, 5.0), acceptor.greet(two, 5.0), return_exceptions=True
         )
         for result, theirs, ours in zip(results, (2, 1), (1, 2), strict=True):
             assert isinstance(result, PeerIncompatible)
@@ -331,7 +331,7 @@ def test_whoever_never_greets_is_shut_out() -> None:
     async def scenario() -> None:
         one, (_, writer) = await stream_pair()
         with pytest.raises(PeerTimeout):
-            await make_link("silent", dialled=False).greet(*one, 0.02)
+            await make_link("silent", dialled=False).greet(one, 0.02)
         writer.close()
 
     run(scenario())

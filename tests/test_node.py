@@ -137,8 +137,8 @@ def test_a_dial_under_way_ends_when_the_node_stops() -> None:
             held.set()
 
         async with node() as mute, node(peers=mute.addresses) as one:
-            await mute._daemon.p2p.remove_binary_stream_handler("swarm/link")
-            await mute._daemon.p2p.add_binary_stream_handler("swarm/link", say_nothing)
+            await mute._daemon.p2p.remove_binary_stream_handler("swarm/shortcut")
+            await mute._daemon.p2p.add_binary_stream_handler("swarm/shortcut", say_nothing)
             dial = asyncio.create_task(one.connect(mute.peer_id, timeout_s=30))
             await held.wait()
             await one.stop()

@@ -98,8 +98,8 @@ def test_answers_of_older_steps_and_strangers_are_ignored() -> None:
                 StepFailed(session=b"x" * 16, number=4, kind="internal", message="of nobody"),
                 old,
             ):
-                await lab.inbox.handle(hop.link, late, memoryview(b""))
-                await lab.inbox.handle(link, late, memoryview(b""))
+                lab.inbox.handle(hop.link, late, memoryview(b""))
+                lab.inbox.handle(link, late, memoryview(b""))
 
         lab.do(lab.client.connect("a"))
         lab.before_call[5] = disturb
@@ -123,11 +123,11 @@ def test_an_output_that_is_not_what_was_asked_for_is_not_believed(spoil: dict[st
     with Lab() as lab:
         handle = lab.inbox.handle
 
-        async def spoiled(link: Any, message: Message, payload: memoryview) -> None:
+        def spoiled(link: Any, message: Message, payload: memoryview) -> None:
             if isinstance(message, Output) and link.peer_id == "C" and message.number == 3:
                 meta = message.tensors[0].model_copy(update=spoil)
                 message = message.model_copy(update={"tensors": spoil.get("tensors", [meta])})
-            await handle(link, message, payload)
+            handle(link, message, payload)
 
         lab.client.handler = spoiled
         serve_twice(lab)

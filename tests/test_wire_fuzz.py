@@ -30,8 +30,8 @@ from swarm.wire.messages import (
     StepFailed,
     StepMessage,
 )
-from swarm.wire.node import MAX_ACCEPTED_PER_PEER
 from swarm.wire.record_gate import MAX_LEASE_S, RecordGate, key_hash
+from swarm.wire.switchboard import MAX_ACCEPTED_PER_PEER
 from tests.link_pair import link_pair, raw_to_link
 from tests.wire_nodes import SESSION, Inbox, closed, float_meta, inspect, node, record, run, until
 

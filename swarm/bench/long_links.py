@@ -58,7 +58,7 @@ def relayed(lab: Lab, peers: int, delay_s: float) -> Iterator[LongLinks]:
         way_in: list[str] = []
         for i, span in enumerate(cut(lab.layers, peers)):
             lab.tell(f"starting peer {i + 1} of {peers} behind the relay")
-            announced = ("--public-address", f"/ip4/{LOOPBACK.host}/tcp/{relay.ports[i]}")
+            announced = ("--no-direct", "--public-address", f"/ip4/{LOOPBACK.host}/tcp/{relay.ports[i]}")
             folder = str(lab.source.folder)
             peer = swarm.serve(f"peer-{i}", folder, str(span), way_in, *announced, *SERVE_OPTIONS)
             relay.lead(i, _listening_port(peer))

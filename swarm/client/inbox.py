@@ -77,7 +77,7 @@ class Inbox:
         if expectation.future.done() and not expectation.future.cancelled():
             expectation.future.exception()  # seen, so that asyncio does not report it
 
-    async def handle(self, link: Link, message: Message, payload: memoryview) -> None:
+    def handle(self, link: Link, message: Message, payload: memoryview) -> None:
         """The node's handler."""
         match message:
             case Output() | Replayed():

@@ -26,7 +26,8 @@ class ModelConfig:
 class NodeConfig:
     """One libp2p node: where it listens and whom it joins.
 
-    `identity_path` None means a throw-away identity; `port` 0 means any free port.
+    `identity_path` None means a throw-away identity; `port` 0 means any free port. `direct_port` is where links that do
+    without p2pd arrive, None if there shall be none.
     """
 
     peers: tuple[str, ...] = ()
@@ -35,6 +36,7 @@ class NodeConfig:
     public_addresses: tuple[str, ...] = ()
     identity_path: Path | None = None
     listen: bool = True
+    direct_port: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from swarm.core.span import Span
 from swarm.shards.boundary import PROBE_ROWS, PROBE_TOKENS, Boundary, read_boundary
 from swarm.shards.cache import ShardCache
 from swarm.shards.flat_run import attention_configs
+from swarm.shards.products import use_fast_products
 from swarm.shards.quantize import state_bytes
 from swarm.shards.self_check import Batching, choose_batching
 from swarm.shards.session import ShardSession
@@ -31,7 +32,6 @@ from swarm.shards.stack import (
 from swarm.shards.step import StepTensors
 from swarm.shards.step_form import StepForm, check_tensors
 from swarm.shards.stubs import ZeroEmbedding
-from swarm.shards.thin_linear import use_thin_products
 from swarm.shards.traits import read_traits
 from swarm.shards.window import LayerWindow
 
@@ -115,7 +115,7 @@ class Shard(nn.Module):
             reason = " ".join(str(exc).split())[:200]
             raise ModelError(f"{source.name}: layers {span} cannot be run on their own ({reason})") from exc
         shard.bytes_read = loaded.bytes_read
-        use_thin_products(shard.stack)
+        use_fast_products(shard.stack)
         return shard
 
     def open(self, span: Span, *, rollback: bool) -> ShardSession:

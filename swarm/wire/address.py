@@ -91,6 +91,14 @@ def peer_id_in(address: str) -> str | None:
     return peer_id if separator and head and peer_id else None
 
 
+def host_in(address: str) -> str | None:
+    """The IP address of a multiaddr that is reached without a relay; None if there is none."""
+    parts = address.split("/")
+    if len(parts) < 3 or parts[1] not in ("ip4", "ip6") or "p2p-circuit" in parts:
+        return None
+    return parts[2]
+
+
 def without_peer_id(address: str) -> str:
     """The multiaddr up to its peer id."""
     return address.rpartition("/p2p/")[0] if "/p2p/" in address else address

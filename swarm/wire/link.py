@@ -3,15 +3,14 @@
     GREETING --Hello of the same version--> OPEN --close, end of stream, silence, malformed frame--> CLOSED
         \\--Hello of another version, or none in time-----------------------------------------------> CLOSED
 
-Frames are handled in the order in which they came, one at a time, by one task. Pings, pongs and answers to requests
-do not wait for that task: they are dealt with in the callback that read them.
+Messages are handled in the order in which they came, one at a time. Pings, pongs and answers to requests do not wait
+for their turn: they are dealt with in the callback that read them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from enum import Enum
@@ -26,16 +25,20 @@ from swarm.core.errors import (
     SwarmError,
 )
 from swarm.wire.failures import error_of, failed_of
+from swarm.wire.frame_queue import FrameQueue
 from swarm.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame, encode_head
 from swarm.wire.heartbeat import Heartbeat
 from swarm.wire.messages import Done, Failed, Hello, Message, Ping, Pong, Request
+from swarm.wire.sealed import SealedConnection
 from swarm.wire.stream import FrameStream
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[["Link", Message, memoryview], Awaitable[None]]
-_MAX_QUEUED_FRAMES = 64
-_MAX_QUEUED_BYTES = 32 << 20
+Handler = Callable[["Link", Message, memoryview], Awaitable[None] | None]
+"""Deals with a message: at once (None), or by what it returns, which is awaited before the link's next message."""
+
+
+Source = tuple[asyncio.StreamReader, asyncio.StreamWriter] | SealedConnection
 
 
 class LinkState(Enum):
@@ -52,6 +55,7 @@ class Link:
     Attributes:
         peer_id: the node at the other end, authenticated by libp2p.
         dialled: whether this end opened the stream.
+        direct: whether it is a connection of our own, past p2pd.
         rtt_s: smoothed round-trip time of pings; None until the first pong.
         close_reason: why the link ended, in words; empty while it is open.
     """
@@ -67,6 +71,7 @@ class Link:
     ) -> None:
         self.peer_id = peer_id
         self.dialled = dialled
+        self.direct = False
         self.close_reason = ""
         self._handler = handler
         self._hello = hello
@@ -76,9 +81,7 @@ class Link:
         self._stream = FrameStream(
             on_frame=self._on_frame, on_closed=self._on_closed, max_payload_bytes=max_payload_bytes
         )
-        self._inbox: deque[Frame] = deque()
-        self._inbox_bytes = 0
-        self._arrived: asyncio.Future[None] | None = None
+        self._queue = FrameQueue(self._handle, self._report, self._read_on_or_pause)
         self._pending: dict[int, asyncio.Future[Done]] = {}
         self._next_request = 0
         self._heartbeat = Heartbeat()
@@ -103,18 +106,23 @@ class Link:
         else:
             self._close_callbacks.append(callback)
 
-    async def greet(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout_s: float
-    ) -> None:
-        """Take over a fresh stream and exchange Hellos.
+    async def greet(self, source: Source, timeout_s: float) -> None:
+        """Take over a fresh stream or connection and exchange Hellos.
 
         Raises:
             PeerIncompatible: if the other end speaks another protocol version, or no protocol of ours.
             PeerTimeout: if it says nothing.
             PeerUnreachable: if it hangs up.
         """
-        writer.write(encode_head(self._hello, 0))  # before what came early is read, and perhaps answered
-        await self._stream.take_over(reader, writer)
+        hello = encode_head(self._hello, 0)  # sent before what came early is read, and perhaps answered
+        if isinstance(source, SealedConnection):
+            source.write(hello)
+            self._stream.attach(source)
+        else:
+            reader, writer = source
+            writer.write(hello)
+            await self._stream.take_over(reader, writer)
+        self.direct = isinstance(source, SealedConnection)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._greeted
@@ -132,16 +140,7 @@ class Link:
 
     async def run(self) -> None:
         """Hand incoming messages to the handler, one after the other, until the link has closed and none is left."""
-        while self._inbox or not self.closed:
-            if not self._inbox:
-                self._arrived = self._loop.create_future()
-                await self._arrived
-                continue
-            frame = self._inbox.popleft()
-            self._inbox_bytes -= frame.payload.nbytes
-            await self._handle(frame)
-            if not self._stream.reading and not self._inbox_is_full(half=True):
-                self._stream.resume()
+        await self._queue.run()
 
     async def send(self, message: Message, payload: Sequence[Buffer] = ()) -> None:
         """Send one message; frames never interleave. Returns when the payload's memory may be used again.
@@ -152,6 +151,17 @@ class Link:
         """
         try:
             await self._stream.send(message, payload)
+        except ConnectionResetError as exc:
+            raise self._gone() from exc
+
+    def try_send(self, message: Message, payload: Sequence[Buffer] = ()) -> bool:
+        """Send a small message now, if nothing is in its way; False if `send` would have to wait.
+
+        Raises:
+            PeerUnreachable, RequestError: as `send`.
+        """
+        try:
+            return self._stream.try_send(message, payload)
         except ConnectionResetError as exc:
             raise self._gone() from exc
 
@@ -217,22 +227,13 @@ class Link:
         elif isinstance(message, Hello):
             self._stream.close("malformed: a second hello")
         else:
-            self._enqueue(frame)
+            self._queue.put(frame)
 
-    def _enqueue(self, frame: Frame) -> None:
-        self._inbox.append(frame)
-        self._inbox_bytes += frame.payload.nbytes
-        if self._inbox_is_full():
+    def _read_on_or_pause(self, is_full: bool) -> None:
+        if is_full:
             self._stream.pause()
-        self._wake()
-
-    def _inbox_is_full(self, half: bool = False) -> bool:
-        share = 2 if half else 1
-        return len(self._inbox) * share > _MAX_QUEUED_FRAMES or self._inbox_bytes * share > _MAX_QUEUED_BYTES
-
-    def _wake(self) -> None:
-        if self._arrived is not None and not self._arrived.done():
-            self._arrived.set_result(None)
+        else:
+            self._stream.resume()
 
     def _on_greeting(self, message: Message) -> None:
         if self._state is LinkState.CLOSED or self._greeted.done():
@@ -265,21 +266,22 @@ class Link:
         else:
             waiting.set_exception(error_of(answer.kind, answer.message, self.peer_id, answer.retry_after_s))
 
-    async def _handle(self, frame: Frame) -> None:
-        error: SwarmError
-        try:
-            await self._handler(self, frame.message, frame.payload)
-            return
-        except SwarmError as exc:
-            error = exc
-        except Exception:
-            logger.exception("handling %s from %s failed", type(frame.message).__name__, self.peer_id)
+    def _handle(self, frame: Frame) -> Awaitable[None] | None:
+        return self._handler(self, frame.message, frame.payload)
+
+    async def _report(self, frame: Frame, raised: Exception) -> None:
+        """A message could not be dealt with: whoever waits for an answer gets to know."""
+        kind = type(frame.message).__name__
+        if isinstance(raised, SwarmError):
+            error: SwarmError = raised
+        else:
+            logger.error("handling %s from %s failed", kind, self.peer_id, exc_info=raised)
             error = PeerError("internal error, see the peer's log")
         if isinstance(frame.message, Request):
             with suppress(PeerUnreachable):
                 await self.send(failed_of(frame.message.request, error))
         else:
-            logger.warning("%s from %s was dropped: %s", type(frame.message).__name__, self.peer_id, error)
+            logger.warning("%s from %s was dropped: %s", kind, self.peer_id, error)
 
     # closing ------------------------------------------------------------------------------------------------------
 
@@ -298,7 +300,7 @@ class Link:
         for waiting in waiters:
             if not waiting.done():
                 waiting.set_exception(self._gone())
-        self._wake()
+        self._queue.close()
         callbacks, self._close_callbacks = self._close_callbacks, []
         for callback in callbacks:
             callback(self)

@@ -22,6 +22,7 @@ MAX_ROWS = 1024
 MAX_POSITION = 1 << 24
 MAX_TENSORS = 16
 MAX_PREFIX_BLOCKS = 2048
+SHORTCUT_TOKEN_BYTES = 16
 
 SessionId = Annotated[bytes, Field(min_length=16, max_length=16)]
 PeerIdText = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[1-9A-HJ-NP-Za-km-z]+$")]
@@ -78,6 +79,15 @@ class Hello(Message):
     type: Literal["hello"] = "hello"
     protocol: Annotated[int, Field(ge=0, lt=1 << 31)]
     software: Annotated[str, Field(max_length=64)] = ""
+
+
+class Shortcut(Message):
+    """Where a peer takes direct connections; its own message on a stream of its own, see `swarm.wire.shortcut`."""
+
+    type: Literal["shortcut"] = "shortcut"
+    port: Annotated[int, Field(ge=1, le=65535)]
+    token: Annotated[bytes, Field(min_length=SHORTCUT_TOKEN_BYTES, max_length=SHORTCUT_TOKEN_BYTES)]
+    key: Annotated[bytes, Field(min_length=32, max_length=32, repr=False)]
 
 
 class Ping(Message):
@@ -243,6 +253,7 @@ class Replayed(Message):
 
 AnyMessage = Annotated[
     Hello
+    | Shortcut
     | Ping
     | Pong
     | Open

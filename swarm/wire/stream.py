@@ -1,8 +1,8 @@
-"""One binary stream between two nodes, as frames: the only place that touches an asyncio transport.
+"""One binary stream between two nodes, as frames.
 
 hivemind hands out a StreamReader and a StreamWriter over a unix socket to p2pd. `FrameStream` takes their transport
 over: bytes are read straight into the decoder's buffer, and a frame that is complete reaches its receiver in the same
-callback, without a task or a copy in between.
+callback, without a task or a copy in between. A direct connection does without p2pd.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import cast
 from swarm.core.errors import PeerIncompatible
 from swarm.wire.frames import PIECE_BYTES, Buffer, Frame, FrameDecoder, encode_head
 from swarm.wire.messages import Message
+from swarm.wire.sealed import SealedConnection
 
 _ONE_WRITE_BYTES = 256 << 10
 _HIGH_WATER_BYTES = 1 << 20
@@ -41,7 +42,7 @@ class FrameStream(asyncio.BufferedProtocol):
         self._on_closed = on_closed
         self._max_payload_bytes = max_payload_bytes
         self._decoder = FrameDecoder(max_payload_bytes)
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport | SealedConnection | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._writable = asyncio.Event()
         self._writable.set()
@@ -67,6 +68,20 @@ class FrameStream(asyncio.BufferedProtocol):
             self.close(_ENDED)
         elif self._reading:
             transport.resume_reading()
+
+    def attach(self, connection: SealedConnection) -> None:
+        """Read and write this connection."""
+        connection.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
+        self._transport = connection
+        connection.attach(self)
+
+    def received(self, data: bytes) -> None:
+        """The content of a record."""
+        self._received(lambda: self._decoder.feed(data))
+
+    def malformed(self, reason: str) -> None:
+        """What came is no record."""
+        self.close(f"malformed: {reason}")
 
     @property
     def closed(self) -> bool:
@@ -97,6 +112,21 @@ class FrameStream(asyncio.BufferedProtocol):
         elif self._writable.is_set():
             self._transport.write(head)
 
+    def try_send(self, message: Message, payload: Sequence[Buffer] = ()) -> bool:
+        """Write a small frame now, if the transport takes it; False if `send` would have to wait.
+
+        Raises:
+            RequestError, ConnectionResetError: as `send`.
+        """
+        return self._writable.is_set() and self._try_write(message, payload)
+
+    def _try_write(self, message: Message, payload: Sequence[Buffer]) -> bool:
+        size = sum(memoryview(part).nbytes for part in payload)
+        if size > _ONE_WRITE_BYTES or self._bulk_lock.locked():
+            return False
+        self._write(b"".join((encode_head(message, size, self._max_payload_bytes), *payload)))
+        return True
+
     async def send(self, message: Message, payload: Sequence[Buffer] = ()) -> None:
         """Write a whole frame; returns when the transport can take more and the payload's memory is free again.
 
@@ -104,14 +134,12 @@ class FrameStream(asyncio.BufferedProtocol):
             RequestError: if it is too large.
             ConnectionResetError: if the stream is closed or closes meanwhile.
         """
-        parts = [memoryview(part).cast("B") for part in payload]
-        size = sum(part.nbytes for part in parts)
-        head = encode_head(message, size, self._max_payload_bytes)
-        if size <= _ONE_WRITE_BYTES and not self._bulk_lock.locked():
-            self._write(b"".join((head, *parts)))
+        if self._try_write(message, payload):
             if not self._writable.is_set():
                 await self._drain()
             return
+        parts = [memoryview(part).cast("B") for part in payload]
+        head = encode_head(message, sum(part.nbytes for part in parts), self._max_payload_bytes)
         async with self._bulk_lock:
             await self._send_pieces(head, parts)
             await self._flush()

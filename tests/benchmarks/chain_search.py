@@ -62,10 +62,8 @@ def main() -> None:
         chain = find_chain(view, whole, ChainRequest(f"client{n}", f"client{n}", links))
         times.append(time.process_time() - started)
     median_s, longest_s = statistics.median(times[1:]), max(times[1:])  # the first round warms up
-    print(
-        f"{asked.peers} peers x {asked.layers} layers: median {median_s * 1e3:.0f} ms, longest {longest_s * 1e3:.0f} ms, "
-        f"the last chain has {len(chain.hops)} hops"
-    )
+    took = f"median {median_s * 1e3:.0f} ms, longest {longest_s * 1e3:.0f} ms"
+    print(f"{asked.peers} peers x {asked.layers} layers: {took}, the last chain has {len(chain.hops)} hops")
 
 
 if __name__ == "__main__":
