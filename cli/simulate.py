@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 
 from swarm.cli.bench import show_report
@@ -22,7 +23,7 @@ def simulate(settings: SimulateSettings) -> None:
     """Play scenarios with many peers in virtual time, and compare with the best that any placement could serve.
 
     Nothing is sent and no model is loaded. The same options give the same numbers. `routed` is what callers get, of 90%
-    of the best possible, on the chains that they find.
+    of the best possible, on the chains that they find. Exit status 1 says that a result cannot be right.
     """
     from swarm.bench.plot import check_plot
     from swarm.bench.result_file import check_folder, write
@@ -49,6 +50,8 @@ def simulate(settings: SimulateSettings) -> None:
         write(settings.json_file, document)
     if settings.plot is not None:
         draw(found, settings.plot)
+    if any(report.problems for report in made):
+        raise typer.Exit(1)
 
 
 def _play(matrix: Matrix, jobs: int) -> list[Outcome]:

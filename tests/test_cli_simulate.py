@@ -33,6 +33,7 @@ peers: {layers: [2, 4], lifetime_s: 600}
 def test_a_story_of_ones_own_gives_a_table_json_and_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("matplotlib")
     story, found, picture = tmp_path / "tiny.yaml", tmp_path / "found.json", tmp_path / "found.svg"
     story.write_text(STORY, encoding="utf-8")
     options = ["--peers", "6,9", "--seeds", "2", "--jobs", "1", "--json", str(found), "--plot", str(picture)]

@@ -59,6 +59,7 @@ def test_nobody_serves_more_than_is_possible(name: str, policy: str) -> None:
         assert 0 <= sample.served <= sample.capacity * (1 + 1e-9)
         assert sample.capacity <= sample.best * (1 + 1e-9)
     assert found.ratio <= 1 + 1e-9
+    assert found.bound_error < 1e-6
     assert 0 <= found.covered <= 1
     assert found.routed is None or 0 <= found.routed <= 1 + 1e-9
 

@@ -54,6 +54,7 @@ class Outcome:
         moves: of serving peers, in the steady part; `peer_hours` is how long peers were there in it.
         refused: part of the requests that were told to come back later.
         routed: what many callers get on the chains that they find, of 90% of the best possible; None if not looked at.
+        bound_error: by which part the bound differs from the solver's, where that was asked.
         token_s: times per token of some callers at 70% of the best possible load.
     """
 
@@ -69,6 +70,7 @@ class Outcome:
     peer_hours: float
     refused: float
     routed: float | None
+    bound_error: float
     token_s: tuple[float, ...]
     samples: tuple[Sample, ...]
 

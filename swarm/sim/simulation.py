@@ -10,6 +10,7 @@ import numpy as np
 
 from swarm.routing.throughput import best_tokens_per_s
 from swarm.sim.agenda import Agenda
+from swarm.sim.bound import relaxed
 from swarm.sim.callers import Callers
 from swarm.sim.lives import Lives
 from swarm.sim.outcome import Outcome, Sample, Tally, recovery
@@ -32,7 +33,8 @@ ROUTED_LOAD = 0.9
 class Run:
     """What is simulated; `seed` decides everything that is drawn.
 
-    `routed`: whether to look at what routing reaches of the capacity, which takes hundreds of searches.
+    `routed`: whether to look at what routing reaches of the capacity, which takes hundreds of searches, and to ask
+    the solver whether the bound is right.
     """
 
     scenario: Scenario
@@ -59,6 +61,7 @@ class Simulation:
         self._samples: list[Sample] = []
         self._token_s: list[float] = []
         self._routed: float | None = None
+        self._bound_error = 0.0
 
     def play(self) -> Outcome:
         """The whole story."""
@@ -116,8 +119,13 @@ class Simulation:
             self._token_s += roads.token_s(self._places(PROBE_CALLERS), busy)
 
     def _route(self) -> None:
-        """Look at what many callers get."""
+        """Look at what many callers get, and ask the solver for the bound as well."""
         world, count = self._world, max(ROUTED_CALLERS, 3 * self._run.peers // 10)
+        present = world.present()
+        solved = relaxed(
+            [peer.speed for peer in present], [peer.traits.capacity for peer in present], world.n_layers
+        )
+        self._bound_error = abs(world.best / solved - 1) if solved else world.best
         if world.covered:
             roads, wanted = Roads(world.serving(), world.n_layers), ROUTED_LOAD * world.best
             self._routed = roads.served(self._places(count), wanted) / wanted
@@ -212,6 +220,7 @@ class Simulation:
             peer_hours=tally.peer_s / 3600,
             refused=self._callers.refused / max(calls, 1),
             routed=self._routed,
+            bound_error=self._bound_error,
             token_s=tuple(self._token_s),
             samples=tuple(self._samples),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from swarm.bench.report import Column, Figure, Report, Row
 from swarm.sim.outcome import Outcome
 
+_EXACT = 1e-6
 _COLUMNS = (
     Column("scenario", "scenario"),
     Column("policy", "policy"),
@@ -35,7 +36,8 @@ def reports(outcomes: Sequence[Outcome]) -> list[Report]:
     """A report for each number of peers; the outcomes are in the order of the table."""
     found = []
     for peers, group in groupby(outcomes, key=lambda one: one.peers):
-        alike = groupby(group, key=lambda one: (one.scenario, one.policy))
+        runs_here = list(group)
+        alike = groupby(runs_here, key=lambda one: (one.scenario, one.policy))
         rows = tuple(_row(list(runs)) for _, runs in alike)
         found.append(
             Report(
@@ -45,6 +47,7 @@ def reports(outcomes: Sequence[Outcome]) -> list[Report]:
                 rows=rows,
                 figure=Figure("scenario", ("ratio",), "served/best"),
                 notes=_NOTES,
+                problems=tuple(_problems(runs_here)),
             )
         )
     return found
@@ -69,6 +72,16 @@ def _row(runs: Sequence[Outcome]) -> Row:
         "p99_ms": float(np.percentile(token_ms, 99)) if token_ms.size else None,
         "routed": _mean(routed) if routed else None,
     }
+
+
+def _problems(runs: Sequence[Outcome]) -> Iterator[str]:
+    """What cannot be, and would mean that the simulation is wrong."""
+    for run in runs:
+        name = f"{run.scenario}, {run.policy}, {run.peers} peers, seed {run.seed}"
+        if run.bound_error > _EXACT:
+            yield f"{name}: the bound differs from the solver's by {run.bound_error:.2g}"
+        if run.ratio > 1 + _EXACT:
+            yield f"{name}: served {run.ratio:.4f} of what is possible"
 
 
 def as_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

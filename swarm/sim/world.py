@@ -76,6 +76,10 @@ class World:
         """Whether every layer is served."""
         return self.capacity > 0
 
+    def present(self) -> list[SimPeer]:
+        """Everybody who has loaded once, whom any placement could use."""
+        return [peer for peer in self.peers.values() if peer.was_ready]
+
     def serving(self) -> list[SimPeer]:
         """Everybody who serves at this moment."""
         return [peer for peer in self.peers.values() if peer.ready]
@@ -84,7 +88,7 @@ class World:
         if not self._dirty:
             return
         self._dirty = False
-        present = [peer for peer in self.peers.values() if peer.was_ready]
+        present = self.present()
         self._best = best_tokens_per_s(
             [peer.speed for peer in present], [peer.traits.capacity for peer in present], self.n_layers
         )
