@@ -1,6 +1,6 @@
 """How far the shipped placement is from the optimum, and the optimum from the bound that simulations compare with.
 
-    python -m tests.benchmarks.placement_optimum [--peers 8] [--layers 12] [--swarms 20]
+    python -m tests.benchmarks.placement_optimum [--peers 5] [--layers 8] [--swarms 20]
 
 Swarms small enough for the solver: the peers of a built-in scenario with a fifth of the layers on each, which join one
 after the other and then move until they rest. Printed are means and the worst swarm.
@@ -44,7 +44,7 @@ def rested(board: Board) -> Board:
 def main() -> None:
     """Measure and print one line for each scenario."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("peers", 8), ("layers", 12), ("swarms", 20)):
+    for name, default in (("peers", 5), ("layers", 8), ("swarms", 20)):
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
     for name in SCENARIOS:

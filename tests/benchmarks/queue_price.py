@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.queue_price [--peers 50] [--swarms 4]
 
-Peers of the scenario `stragglers` join one after the other; 100 callers want 90% of what the placement serves at most, take
-the cheapest chain one after the other, and look again once. Printed is which part of it they get, on average.
+Peers of the scenario `stragglers` join one after the other; 100 callers want 90% of what the placement serves at most,
+take the cheapest chain one after the other, and look again once. Printed is which part of it they get, on average.
 """
 
 from __future__ import annotations
