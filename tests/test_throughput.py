@@ -105,3 +105,10 @@ def test_several_placements_at_once_are_judged_like_each_alone() -> None:
         alone = Shortage(grid, 1.5)
         assert together.missing[i] == alone.missing
         assert np.array_equal(together.slack[i], alone.slack, equal_nan=True)
+
+
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(st.lists(st.tuples(spans(), st.floats(1e-3, 1e6)), max_size=12))
+def test_with_a_hole_nothing_is_served_at_all(peers: Peers) -> None:
+    hole = any(all(layer not in span for span, _ in peers) for layer in range(N_LAYERS))
+    assert (tokens_per_s(grid_of(peers), bound_of(peers)) == 0.0) is (hole or bound_of(peers) == 0.0)
