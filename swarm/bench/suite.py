@@ -15,7 +15,9 @@ from swarm.bench.plan import Plan, Tell
 from swarm.bench.prefill import prefill
 from swarm.bench.prefix import prefix
 from swarm.bench.report import Report
+from swarm.bench.start import start
 from swarm.bench.wan import wan
+from swarm.bench.wire import wire
 
 _SUITE: dict[str, Callable[[Lab, Plan], Report]] = {
     "decode": decode,
@@ -25,6 +27,8 @@ _SUITE: dict[str, Callable[[Lab, Plan], Report]] = {
     "prefix": prefix,
     "failover": failover,
     "wan": wan,
+    "wire": wire,
+    "start": start,
 }
 
 

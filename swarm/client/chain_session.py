@@ -53,7 +53,7 @@ class ChainSession:
         self._precision: str | None = None
         self._recorded = -1
         self._resend_from: int | None = 0  # the next step brings the past from there on; None: hops have it
-        self._hashes = BlockHashes()
+        self._hashes = BlockHashes(shared.config.coding)
         self._may_reuse = True
         self._is_settled = False  # the last step was answered: all hops have run it
         self._turn = asyncio.Lock()  # an interrupted step may still take its leave when the next one comes
@@ -138,6 +138,7 @@ class ChainSession:
             tokens=rows * max(self._max_tokens, self._history.length),
             rollback=self._rollback,
             timeout_s=self._shared.config.open_timeout_s,
+            coding=self._shared.config.coding,
         )
         if self._answered:
             self._shared.stats.failovers += 1
