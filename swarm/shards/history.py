@@ -7,6 +7,7 @@ from torch import Tensor
 
 from swarm.core.errors import RequestError
 from swarm.core.pages import room_for
+from swarm.shards.mapped import mapped_empty
 from swarm.shards.step import StepTensors
 
 
@@ -113,7 +114,7 @@ def _default(name: str, rows: int, start: int, end: int) -> Tensor:
 def _enlarged(room: Tensor | None, value: Tensor, start: int, end: int) -> Tensor:
     capacity = room_for(value.shape[0], end, start)
     sizes = value.shape[2:] if room is None else room.shape[2:]
-    enlarged = torch.empty(value.shape[0], capacity, *sizes, dtype=value.dtype)
+    enlarged = mapped_empty((value.shape[0], capacity, *sizes), value.dtype, value.device)
     if room is not None and start:
         enlarged[:, :start] = room[:, :start]
     return enlarged

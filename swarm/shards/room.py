@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from swarm.core.pages import room_for
+from swarm.shards.mapped import mapped_empty
 
 
 class Room:
@@ -48,7 +49,7 @@ class Room:
     def _allocate(self, past: Tensor, new: Tensor, count: int) -> Tensor:
         needed = count + new.shape[-2]
         capacity = room_for(new.shape[0], needed, count)
-        buffer = new.new_empty(*new.shape[:-2], capacity, new.shape[-1])
+        buffer = mapped_empty((*new.shape[:-2], capacity, new.shape[-1]), new.dtype, new.device)
         if count:
             buffer[..., :count, :] = past
         self._buffer = buffer
