@@ -11,7 +11,8 @@ from swarm.cli.setting_types import Count, Counts, DelayMs, File, Shown, Text
 from swarm.cli.settings import Settings
 
 BENCHMARKS = (
-    "decode", "long", "prefill", "concurrency", "batching", "fairness", "prefix", "failover", "wan", "memory",
+    "decode", "long", "prefill", "concurrency", "batching", "fairness", "prefix", "failover", "wan", "start",
+    "memory",
 )  # fmt: skip
 _PLAN = Plan()
 
@@ -21,8 +22,19 @@ class BenchSettings(Settings):
 
     which: Annotated[
         Literal[
-            "decode", "long", "prefill", "concurrency", "batching", "fairness", "prefix", "failover", "wan", "memory",
-            "profile", "all",
+            "decode",
+            "long",
+            "prefill",
+            "concurrency",
+            "batching",
+            "fairness",
+            "prefix",
+            "failover",
+            "wan",
+            "start",
+            "memory",
+            "profile",
+            "all",
         ],  # fmt: skip
         Shown("WHICH", positional=True),
         Field(

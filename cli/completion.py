@@ -16,6 +16,7 @@ from swarm.cli.sampling import Sampling
 from swarm.cli.token_stream import TextAssembler, TokenStream
 from swarm.core.config import ModelConfig
 from swarm.core.errors import ModelError
+from swarm.shards.checkpoint_index import CheckpointIndex
 from swarm.shards.source import ModelSource
 
 
@@ -62,7 +63,7 @@ def load_tokenizer(model: ModelConfig) -> Any:
     Raises:
         ModelError: it has none that transformers can read.
     """
-    folder = ModelSource.open(model).folder
+    folder = CheckpointIndex.open(model).folder
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as exc:

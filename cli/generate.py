@@ -74,7 +74,7 @@ class Output:
 
 
 def _open_model(settings: GenerateSettings) -> SwarmModel:
-    from swarm import SwarmModel  # imports torch, transformers and hivemind: seconds
+    from swarm import SwarmModel  # imports hivemind; torch and transformers come with the model: seconds
 
     return SwarmModel.from_pretrained(
         settings.model,

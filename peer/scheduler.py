@@ -10,6 +10,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 DECODE_TOKENS = 8
+LEAST_PORTION = 8
 PATIENCE_S = 0.5
 LINGER_SHARE = 0.04  # of a batch's time
 LONGEST_LINGER_S = 0.004
@@ -17,11 +18,15 @@ LONGEST_LINGER_S = 0.004
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One piece of waiting work; `tokens` is rows x new positions, `arrived_s` any monotonic clock."""
+    """One piece of waiting work; `tokens` is rows x new positions, `arrived_s` any monotonic clock.
+
+    `divisible` work may run in portions, one after the other.
+    """
 
     session: bytes
     tokens: int
     arrived_s: float
+    divisible: bool = False
 
     @property
     def is_short(self) -> bool:
@@ -31,32 +36,56 @@ class Waiting:
         return now_s - self.arrived_s > PATIENCE_S
 
 
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """So many token rows of the work at `index`, from where it stands."""
+
+    index: int
+    tokens: int
+
+
 def choose_next(waiting: Sequence[Waiting], now_s: float) -> int:
     """Index of the one work to run next; `waiting` is in order of arrival and not empty."""
     assert waiting, "nothing is waiting"
     return min(_heads(waiting), key=lambda index: (_urgency(waiting[index], now_s), index))
 
 
-def choose_batch(waiting: Sequence[Waiting], now_s: float, budget: int) -> list[int]:
-    """Indices of the work to run together; `waiting` is in order of arrival and not empty.
+def choose_batch(waiting: Sequence[Waiting], now_s: float, budget: int) -> list[Portion]:
+    """What runs together; `waiting` is in order of arrival and not empty.
 
-    All short work goes along, at most one piece of each session. Long work fills what is left of `budget` tokens, in
-    the order of arrival. The first of it goes even if it does not fit, once it is late or nothing else waits: so
-    short work is never held up by more than one such piece, and long work never for ever.
+    All short work goes along, at most one piece of each session. Long work has `budget` token rows, in the order of
+    arrival; what is divisible goes as far as they reach. The first of what is not goes even if it does not fit, once
+    it is late or nothing else waits: so short work is never held up by more than one such piece, and long work never
+    for ever.
     """
     assert waiting, "nothing is waiting"
     heads = _heads(waiting)
-    chosen = [index for index in heads if waiting[index].is_short]
-    left = budget - sum(waiting[index].tokens for index in chosen)
+    chosen = [Portion(index, waiting[index].tokens) for index in heads if waiting[index].is_short]
     long = [index for index in heads if not waiting[index].is_short]
+    must_go = bool(long) and (not chosen or waiting[long[0]].is_late(now_s))
+    left = budget
     for index in long:
         work = waiting[index]
-        goes_anyway = index == long[0] and (not chosen or work.is_late(now_s))
-        if work.tokens > left and not goes_anyway:
+        fits = work.tokens if work.tokens <= left or not work.divisible else left
+        goes_anyway = index == long[0] and (must_go or work.divisible)
+        if not goes_anyway and (fits > left or fits < LEAST_PORTION):
             break
-        chosen.append(index)
-        left -= work.tokens
+        chosen.append(Portion(index, max(fits, min(LEAST_PORTION, work.tokens))))
+        left -= fits
     return chosen
+
+
+def choose_one(waiting: Sequence[Waiting], now_s: float, budget: int) -> list[Portion]:
+    """As `choose_batch` where sessions run one by one."""
+    index = choose_next(waiting, now_s)
+    work = waiting[index]
+    cut = work.divisible and not work.is_short
+    return [Portion(index, min(work.tokens, max(budget, LEAST_PORTION)) if cut else work.tokens)]
+
+
+def long_head(waiting: Sequence[Waiting]) -> bytes | None:
+    """The session whose long work is next among the long; None if there is none."""
+    return next((waiting[i].session for i in _heads(waiting) if not waiting[i].is_short), None)
 
 
 def linger_s(waiting: Set[bytes], recent: Set[bytes], decode_s: float) -> float:

@@ -49,8 +49,8 @@ class Service:
         self.sessions = sessions
         self._executor = executor
         self._crew = Crew(tasks)
-        alone = offer.shard.batching == "one by one"
-        self._worker = Worker(executor, self._deliver, None if alone else sessions.limits.batch_tokens)
+        together = offer.shard.batching != "one by one"
+        self._worker = Worker(executor, self._deliver, sessions.limits.batch_tokens, together=together)
         self._stepping = Stepping(node.peer_id, offer, sessions, self._worker, self._crew)
         self._watch = LinkWatch(self._link_ended)
         self._control = Control(node, offer, self._worker, self._stepping, self._watch)

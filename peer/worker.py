@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from swarm.core.errors import SessionLost, SwarmError
-from swarm.peer.device_batch import Applied, Question, Work, run_batch
+from swarm.peer.device_batch import Applied, Question, run_batch
 from swarm.peer.executor import Done, Executor
 from swarm.peer.layer_failure import error_of_layers
-from swarm.peer.scheduler import Waiting, choose_batch, choose_next, linger_s
+from swarm.peer.prefill_share import PrefillShare
+from swarm.peer.queued import Queued
+from swarm.peer.scheduler import choose_batch, choose_one, linger_s, long_head
 from swarm.peer.sessions import HopSession
 from swarm.shards.step import Step, StepTensors
 from swarm.wire.messages import StepMessage
@@ -38,39 +40,39 @@ class Finished:
     compute_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Queued:
-    """Waiting work; `done(result, error, queue_s, compute_s)` hears what became of it."""
-
-    waiting: Waiting
-    session: HopSession
-    work: Work
-    done: Callable[[object, BaseException | None, float, float], None]
-
-
 class Worker:
     """Queue in front of the executor. For the event loop only; `deliver` is called there for every finished step.
 
-    `batch_tokens` None means that sessions run one by one.
+    `batch_tokens` is how many tokens of prompts run at once; `together` whether sessions run in one batch.
     """
 
     def __init__(
-        self, executor: Executor, deliver: Callable[[Finished], None], batch_tokens: int | None
+        self,
+        executor: Executor,
+        deliver: Callable[[Finished], None],
+        batch_tokens: int,
+        *,
+        together: bool = True,
     ) -> None:
         self._executor = executor
         self._deliver = deliver
-        self._batch_tokens = batch_tokens
-        self._queue: list[_Queued] = []
+        self._together = together
+        self._share = PrefillShare(batch_tokens)
+        self._queue: list[Queued] = []
         self._running = False
         self._starting = False
         self._recent: deque[frozenset[bytes]] = deque(maxlen=RECENT_BATCHES)
-        self.decode_s: float | None = None
         self.computed_tokens = 0
+
+    @property
+    def decode_s(self) -> float | None:
+        """What a batch of decode steps takes, in seconds."""
+        return self._share.decode_s
 
     @property
     def queue_s(self) -> float:
         """What a new step would wait, roughly, in seconds: batches ahead of it times the usual time of one."""
-        ahead = len(self._queue) if self._batch_tokens is None else min(len(self._queue), 1)
+        ahead = min(len(self._queue), 1) if self._together else len(self._queue)
         return ahead * (self.decode_s or 0.0)
 
     def submit(self, session: HopSession, message: StepMessage, step: Step) -> None:
@@ -84,7 +86,7 @@ class Worker:
                 assert error is not None
                 self._deliver(Finished(session, message, None, error_of_layers(error), queue_s, compute_s))
 
-        self._enqueue(session, step.tensors.rows * step.tensors.tokens, step, done)
+        self._enqueue(Queued(session, step, time.monotonic(), done))
 
     def ask(self, session: HopSession, question: Callable[[], Result]) -> asyncio.Future[Result]:
         """Run `question` in the device's thread after every step queued for this session before.
@@ -102,7 +104,7 @@ class Worker:
             else:
                 future.set_result(result)
 
-        self._enqueue(session, 1, Question(question), done)
+        self._enqueue(Queued(session, Question(question), time.monotonic(), done))
         return future
 
     def forget(self, session: HopSession) -> None:
@@ -111,20 +113,14 @@ class Worker:
         gone = [queued for queued in self._queue if queued.session is session]
         self._queue = [queued for queued in self._queue if queued.session is not session]
         for queued in gone:
-            queued.done(None, SessionLost("the session was closed"), 0.0, 0.0)
+            queued.end(None, SessionLost("the session was closed"))
 
-    def _enqueue(
-        self,
-        session: HopSession,
-        tokens: int,
-        work: Work,
-        done: Callable[[object, BaseException | None, float, float], None],
-    ) -> None:
-        self._queue.append(_Queued(Waiting(session.id, tokens, time.monotonic()), session, work, done))
+    def _enqueue(self, queued: Queued) -> None:
+        self._queue.append(queued)
         if self._running or self._starting:
             return
-        if self._recent and all(batch == {session.id} for batch in self._recent):
-            self._start_next()  # it has been alone for a while: nobody to wait for
+        if self._recent and all(batch == {queued.session.id} for batch in self._recent):
+            self._start_next(here=True)  # it has been alone for a while: nobody to wait for
             return
         # not at once: what the same read of a socket brought shall run together
         self._starting = True
@@ -132,48 +128,54 @@ class Worker:
 
     def _start_or_linger(self) -> None:
         wait_s = 0.0
-        if self._batch_tokens is not None:
-            waiting = {queued.waiting.session for queued in self._queue}
+        if self._together:
+            waiting = {queued.session.id for queued in self._queue}
             wait_s = linger_s(waiting, frozenset().union(*self._recent), self.decode_s or 0.0)
         if wait_s:
             asyncio.get_running_loop().call_later(wait_s, self._start_next)
         else:
             self._start_next()
 
-    def _start_next(self) -> None:
+    def _start_next(self, here: bool = False) -> None:
+        """Run what the scheduler chooses; in the calling thread if that is worth it and it may be `here`."""
         self._starting = False
         if self._running or not self._queue:
             return
         now = time.monotonic()
         waiting = [queued.waiting for queued in self._queue]
-        if self._batch_tokens is None:
-            chosen = [choose_next(waiting, now)]
-        else:
-            chosen = choose_batch(waiting, now, self._batch_tokens)
-        batch = [self._queue[index] for index in chosen]
-        taken = set(chosen)
-        self._queue = [queued for index, queued in enumerate(self._queue) if index not in taken]
+        long = long_head(waiting)
+        budget = self._share.budget(long, now) if long is not None else 0
+        choose = choose_batch if self._together else choose_one
+        batch = [(self._queue[portion.index], portion.tokens) for portion in choose(waiting, now, budget)]
+        taken = {id(queued) for queued, _ in batch}
+        self._queue = [queued for queued in self._queue if id(queued) not in taken]
         self._running = True
-        self._recent.append(frozenset(queued.waiting.session for queued in batch))
-        works = [(queued.session.shard, queued.work) for queued in batch]
-        is_quick = len(batch) == 1 and batch[0].waiting.is_short and (self.decode_s or 1.0) < QUICK_S
-        use = self._executor.run_here if is_quick and self._executor.is_idle else self._executor.submit
-        use(lambda: run_batch(works), self._finish(batch, now))
+        self._recent.append(frozenset(queued.session.id for queued, _ in batch))
+        works = [(queued.session.shard, queued.portion(tokens)) for queued, tokens in batch]
+        short = all(queued.waiting.is_short for queued, _ in batch)
+        is_quick = here and len(batch) == 1 and short and (self.decode_s or 1.0) < QUICK_S
+        run = self._executor.run_here if is_quick and self._executor.is_idle else self._executor.submit
+        run(lambda: run_batch(works), self._finish(batch, short, now))
 
-    def _finish(self, batch: Sequence[_Queued], started_s: float) -> Done:
+    def _finish(self, batch: Sequence[tuple[Queued, int]], short: bool, started_s: float) -> Done:
         def done(results: Any, error: BaseException | None) -> None:
             self._running = False
-            compute_s = time.monotonic() - started_s
+            now = time.monotonic()
             found: list[object] = [error] * len(batch) if error is not None else results
-            self._measure(batch, found, compute_s)
+            if any(isinstance(result, Applied) and result.computed_tokens for result in found):
+                sizes = {queued.session.id: tokens for queued, tokens in batch}
+                self._share.ran(sizes, short, now - started_s, now)
+            ended = [(queued, result) for (queued, _), result in zip(batch, found, strict=True)]
+            self._requeue([queued for queued, result in ended if not queued.take(result, started_s, now)])
             self._start_next()
-            for queued, result in zip(batch, found, strict=True):
-                failure = result if isinstance(result, BaseException) else None
-                queued.done(result, failure, started_s - queued.waiting.arrived_s, compute_s)
+            for queued, _ in ended:
+                queued.settle_if_done()
 
         return done
 
-    def _measure(self, batch: Sequence[_Queued], results: Sequence[object], compute_s: float) -> None:
-        computed = any(isinstance(result, Applied) and result.computed_tokens for result in results)
-        if computed and all(queued.waiting.is_short for queued in batch):
-            self.decode_s = compute_s if self.decode_s is None else 0.9 * self.decode_s + 0.1 * compute_s
+    def _requeue(self, begun: Sequence[Queued]) -> None:
+        """Long steps of which only a portion has run go on before what came later."""
+        for queued in begun:
+            if queued.session.closed:
+                queued.end(None, SessionLost("the session was closed"))
+        self._queue[:0] = [queued for queued in begun if not queued.session.closed]

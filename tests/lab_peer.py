@@ -23,7 +23,6 @@ class InlineExecutor(Executor):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.held = False
-        self._under_way = 0
         self._events = loop
         self._waiting: list[tuple[Callable[[], object], Done]] = []
 
@@ -31,6 +30,10 @@ class InlineExecutor(Executor):
         self._waiting.append((function, done))
         if not self.held:
             self._events.call_soon(self._next)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.held and not self._waiting
 
     def release(self) -> None:
         self.held = False

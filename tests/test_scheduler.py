@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarm.peer.prefill_share import RECENTLY_S, STRETCH, PrefillShare
 from swarm.peer.scheduler import (
     DECODE_TOKENS,
+    LEAST_PORTION,
     LONGEST_LINGER_S,
     PATIENCE_S,
+    Portion,
     Waiting,
     choose_batch,
     choose_next,
+    choose_one,
     linger_s,
 )
 
@@ -21,6 +28,7 @@ queues = st.lists(
         session=st.sampled_from([b"a", b"b", b"c", b"d"]),
         tokens=st.integers(1, 64),
         arrived_s=st.floats(0, 3),
+        divisible=st.booleans(),
     ),
     min_size=1,
     max_size=12,
@@ -81,7 +89,7 @@ def heads_of(queue: list[Waiting]) -> list[Waiting]:
 
 
 def batch_of(queue: list[Waiting], now_s: float, budget: int = BUDGET) -> list[Waiting]:
-    return [queue[index] for index in choose_batch(queue, now_s, budget)]
+    return [queue[portion.index] for portion in choose_batch(queue, now_s, budget)]
 
 
 @given(queue=queues, now_s=st.floats(3, 6))
@@ -103,7 +111,7 @@ def test_all_decode_steps_go_along(queue: list[Waiting], now_s: float) -> None:
 @given(queue=queues, now_s=st.floats(0, 6), budget=st.integers(1, 100))
 def test_at_most_one_prefill_is_beyond_the_budget(queue: list[Waiting], now_s: float, budget: int) -> None:
     long = [work for work in batch_of(queue, now_s, budget) if work.tokens > DECODE_TOKENS]
-    if sum(work.tokens for work in batch_of(queue, now_s, budget)) > budget:
+    if sum(work.tokens for work in long if not work.divisible) > budget:
         assert len(long) <= 1
     arrivals = [work.arrived_s for work in long]
     assert arrivals == sorted(arrivals)
@@ -113,10 +121,11 @@ def test_at_most_one_prefill_is_beyond_the_budget(queue: list[Waiting], now_s: f
 def test_everything_runs_in_the_end(queue: list[Waiting], budget: int) -> None:
     left, turns = list(queue), 0
     while left:
-        taken = choose_batch(left, 10.0, budget)
-        left = [work for index, work in enumerate(left) if index not in taken]
+        ran = {portion.index: portion.tokens for portion in choose_batch(left, 10.0, budget)}
+        rest = [replace(work, tokens=work.tokens - ran.get(index, 0)) for index, work in enumerate(left)]
+        left = [work for work in rest if work.tokens]
         turns += 1
-    assert turns <= len(queue)
+    assert turns <= sum(-(-work.tokens // LEAST_PORTION) for work in queue)
 
 
 def test_prefills_fill_the_rest_of_the_budget_in_the_order_of_arrival() -> None:
@@ -128,6 +137,43 @@ def test_prefills_fill_the_rest_of_the_budget_in_the_order_of_arrival() -> None:
         Waiting(b"e", 9, 0.4),
     ]
     assert [work.session for work in batch_of(queue, 0.5)] == [b"b", b"a", b"c"]
+
+
+@given(queue=queues, now_s=st.floats(0, 6), budget=st.integers(LEAST_PORTION, 100))
+def test_divisible_prefills_stay_within_the_budget(queue: list[Waiting], now_s: float, budget: int) -> None:
+    queue = [replace(work, divisible=True) for work in queue]
+    portions = choose_batch(queue, now_s, budget)
+    long = [portion for portion in portions if not queue[portion.index].is_short]
+    assert sum(portion.tokens for portion in long) <= budget
+    assert all(0 < portion.tokens <= queue[portion.index].tokens for portion in portions)
+    assert bool(long) == any(not work.is_short for work in heads_of(queue)), "it goes on beside decode steps"
+
+
+def test_a_long_prompt_goes_in_portions_beside_decode_steps() -> None:
+    queue = [Waiting(b"long", 512, 0.0, divisible=True), Waiting(b"short", 1, 0.1)]
+    assert choose_batch(queue, 0.2, 24) == [Portion(1, 1), Portion(0, 24)]
+    assert choose_one(queue[:1], 0.2, 24) == [Portion(0, 24)]
+
+
+# how much -------------------------------------------------------------------------------------------------------------
+
+
+def test_prompts_have_the_whole_budget_while_nobody_else_decodes() -> None:
+    share = PrefillShare(2048)
+    assert share.budget(b"long", 0.0) == 2048
+    share.ran({b"long": 1}, True, 0.02, 1.0)
+    assert share.budget(b"long", 1.1) == 2048, "its own decode steps do not count"
+    share.ran({b"other": 1}, True, 0.02, 1.0)
+    assert share.budget(b"long", 1.1) == LEAST_PORTION, "nothing is known of prompts yet"
+    assert share.budget(b"long", 1.0 + RECENTLY_S) == 2048
+
+
+def test_a_batch_beside_decoding_sessions_takes_a_bounded_multiple_of_their_step() -> None:
+    share = PrefillShare(2048)
+    share.ran({b"other": 1}, True, 0.02, 0.0)
+    share.ran({b"long": 400}, False, 0.42, 0.1)
+    assert share.token_s == pytest.approx(0.001)
+    assert share.budget(b"long", 0.2) == int((STRETCH - 1) * 0.02 / 0.001)
 
 
 def test_a_prefill_beyond_the_budget_waits_for_decode_steps_until_it_is_late() -> None:

@@ -131,8 +131,8 @@ def test_a_record_of_an_impossible_size_is_refused_before_it_has_come(size: int)
 def test_nothing_is_read_before_somebody_listens() -> None:
     wire, reader, connection = Wire(), Reader(), SealedConnection(KEY, dialled=False)
     connection.connection_made(wire)
-    assert not wire.reading
+    before = wire.reading
     connection.data_received(b"".join(written(b"early")))
     connection.attach(reader)
-    assert wire.reading
+    assert (before, wire.reading) == (False, True)
     assert reader.contents == [b"early"]

@@ -20,17 +20,18 @@ from tests.lab_peer import InlineExecutor
 from tests.virtual_time import run
 
 pytestmark = pytest.mark.slow
+BATCH_TOKENS = 64
 MESSAGE = cast(StepMessage, None)  # the worker only hands it back
 
 
 class Bench:
     """A worker whose device is held still until `work`."""
 
-    def __init__(self, batch_tokens: int | None = 64) -> None:
+    def __init__(self, *, together: bool = True) -> None:
         self.device = InlineExecutor(asyncio.get_running_loop())
         self.device.held = True
         self.finished: list[Finished] = []
-        self.worker = Worker(self.device, self.finished.append, batch_tokens)
+        self.worker = Worker(self.device, self.finished.append, BATCH_TOKENS, together=together)
 
     def session(self, name: bytes) -> HopSession:
         shard = shard_of("llama", 0, 3)
@@ -72,7 +73,7 @@ def test_everything_that_waits_runs_in_one_turn_and_one_step_of_each_session() -
 
 def test_one_by_one_means_one_step_in_a_turn() -> None:
     async def scenario() -> None:
-        bench = Bench(batch_tokens=None)
+        bench = Bench(together=False)
         for name in (b"a", b"b"):
             bench.submit(bench.session(name))
         assert await bench.turn() == [b"a"]
@@ -145,7 +146,7 @@ def test_what_waits_for_a_session_that_ended_is_lost() -> None:
 def test_an_idle_device_lingers_for_the_sessions_of_recent_batches() -> None:
     async def scenario() -> None:
         bench = Bench()
-        bench.worker.decode_s = 0.05
+        bench.worker._share.decode_s = 0.05
         first, second = bench.session(b"a"), bench.session(b"b")
         for number in range(2):
             bench.submit(first, number=number, start=number)
@@ -153,5 +154,45 @@ def test_an_idle_device_lingers_for_the_sessions_of_recent_batches() -> None:
                 await asyncio.sleep(0.001)  # less than it lingers
             bench.submit(second, number=number, start=number)
             assert await bench.turn() == [b"a", b"b"]
+
+    run(scenario())
+
+
+def test_a_long_step_runs_in_portions_beside_decode_steps_and_ends_as_one() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        long, short, alone = bench.session(b"long"), bench.session(b"short"), bench.session(b"alone")
+        bench.submit(short)
+        await bench.turn()
+        states = StepTensors(torch.randn(1, 40, 32))
+        bench.worker.submit(long, MESSAGE, Step(0, 0, states))
+        turns = 0
+        while not (ended := await bench.turn()) or ended == [b"short"]:
+            turns += 1
+            bench.submit(short, number=turns, start=turns)
+        assert turns > 1
+        output = next(finished.output for finished in bench.finished if finished.session is long)
+        expected = alone.shard.apply(Step(0, 0, states))
+        assert output is not None
+        torch.testing.assert_close(output.hidden, expected.hidden)
+        assert long.shard.counters.tokens == 40
+
+    run(scenario())
+
+
+def test_a_long_step_of_a_session_that_ends_half_way_is_finished_once() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        long, short = bench.session(b"long"), bench.session(b"short")
+        bench.submit(short)
+        await bench.turn()
+        bench.submit(long, tokens=40)
+        await settle()
+        long.closed = True
+        bench.worker.forget(long)
+        await bench.turn()
+        [lost] = [finished for finished in bench.finished if finished.session is long]
+        assert isinstance(lost.error, SessionLost)
+        assert bench.worker.queue_s == 0.0
 
     run(scenario())

@@ -19,6 +19,7 @@ from swarm.bench.prefill import prefill
 from swarm.bench.prefix import prefix
 from swarm.bench.profile import profile
 from swarm.bench.report import Report
+from swarm.bench.start import start
 from swarm.bench.wan import wan
 
 _SUITE: dict[str, Callable[[Lab, Plan], Report]] = {
@@ -31,6 +32,7 @@ _SUITE: dict[str, Callable[[Lab, Plan], Report]] = {
     "prefix": prefix,
     "failover": failover,
     "wan": wan,
+    "start": start,
     "memory": memory,
     "profile": profile,
 }

@@ -31,7 +31,7 @@ _TRIED_ROWS = {"one": 1, "few": 4, "many": 16}
 _LEAST_SIZE = 1 << 16  # elements; below, the call costs more than the product
 _TRIED_BYTES = 64 << 20  # more than caches hold
 _ROUNDS = 4
-_CLEAR_GAIN = 0.9
+_CLEAR_GAIN = 0.95
 
 
 class FastLinear(nn.Linear):

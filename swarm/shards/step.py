@@ -6,8 +6,10 @@ P per-layer-input size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 _PLAIN = ("hidden", "mask", "positions", "token_ids", "embeds", "per_layer")
@@ -49,6 +51,12 @@ class StepTensors:
         for i, value in enumerate(self.carry):
             found[f"carry.{i}"] = value
         return {name: value for name, value in found.items() if value is not None}
+
+    @classmethod
+    def joined(cls, parts: Sequence[StepTensors]) -> StepTensors:
+        """Tensors of consecutive tokens as one; a mask or positions that some lack are left to `History`'s defaults."""
+        names = [part.named() for part in parts]
+        return cls.from_named({name: torch.cat([named[name] for named in names], dim=1) for name in names[0]})
 
     @classmethod
     def from_named(cls, tensors: dict[str, Tensor]) -> StepTensors:

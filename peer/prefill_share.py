@@ -1,0 +1,47 @@
+"""How many tokens of prompts run at once, so that sessions that decode do not wait long for each other's next token.
+
+What a decode step takes and what a token of a prompt adds are measured; a batch beside decoding sessions may take
+`STRETCH` times what their decode step takes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from swarm.peer.scheduler import LEAST_PORTION
+
+STRETCH = 1.6
+RECENTLY_S = 1.0  # who decoded within this time will decode again
+_MEMORY = 0.9
+
+
+class PrefillShare:
+    """Times in seconds, by one clock of the caller's. `whole` is the budget while nobody decodes, in token rows."""
+
+    def __init__(self, whole: int) -> None:
+        self._whole = whole
+        self._decoded_s: dict[bytes, float] = {}
+        self.decode_s: float | None = None
+        self.token_s: float | None = None
+
+    def ran(self, tokens: Mapping[bytes, int], short: bool, took_s: float, now_s: float) -> None:
+        """A batch has run: the token rows of each session, all of them `short` steps or not, in `took_s`."""
+        if short:
+            self.decode_s = _average(self.decode_s, took_s)
+            self._decoded_s.update(dict.fromkeys(tokens, now_s))
+        elif self.decode_s is not None:
+            count = sum(tokens.values())
+            self.token_s = _average(self.token_s, max(took_s - self.decode_s, 0.0) / count)
+
+    def budget(self, long: bytes, now_s: float) -> int:
+        """Token rows of prompts that may run now, the first of them of session `long`."""
+        self._decoded_s = {key: at for key, at in self._decoded_s.items() if now_s - at < RECENTLY_S}
+        if self.decode_s is None or not self._decoded_s.keys() - {long}:
+            return self._whole
+        if not self.token_s:
+            return LEAST_PORTION
+        return min(max(int((STRETCH - 1) * self.decode_s / self.token_s), LEAST_PORTION), self._whole)
+
+
+def _average(before: float | None, new: float) -> float:
+    return new if before is None else _MEMORY * before + (1 - _MEMORY) * new
