@@ -35,7 +35,7 @@ class BenchSettings(Settings):
             "memory",
             "profile",
             "all",
-        ],  # fmt: skip
+        ],
         Shown("WHICH", positional=True),
         Field(
             description=f"What to measure: {', '.join(BENCHMARKS)} or all of these; or profile, which needs py-spy."

@@ -21,4 +21,5 @@ def mapped_empty(sizes: Sequence[int], dtype: torch.dtype, device: torch.device)
     nbytes = math.prod(sizes) * dtype.itemsize
     if device.type != "cpu" or nbytes < _LEAST_BYTES:
         return torch.empty(*sizes, dtype=dtype, device=device)
-    return torch.frombuffer(mmap.mmap(-1, nbytes), dtype=dtype).view(*sizes)
+    private = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(private, dtype=dtype).view(*sizes)
