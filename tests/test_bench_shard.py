@@ -33,11 +33,11 @@ def test_sessions_are_fed_in_pieces_to_the_same_length(lab: Lab) -> None:
 
 
 def test_memory_counts_every_session_after_its_prompt_and_after_decoding(lab: Lab) -> None:
-    report = memory(lab, Plan(peers=2, tokens=4, prompt=128, sessions=(1, 2)))
+    report = memory(lab, Plan(peers=2, tokens=4, prompt=192, sessions=(1, 2)))
     prompts, grown = report.rows
-    assert (prompts["tokens"], grown["tokens"]) == (128 + 96, 128 + 96 + 8)
-    assert prompts["allocated_ratio"] == prompts["counted_ratio"] == 256 / 224
-    assert grown["allocated_ratio"] == grown["counted_ratio"] == (192 + 128) / 232
+    assert (prompts["tokens"], grown["tokens"]) == (192 + 192, 192 + 192 + 8)
+    assert prompts["allocated_ratio"] == prompts["counted_ratio"] == 1
+    assert grown["allocated_ratio"] == grown["counted_ratio"] == 512 / 392
 
 
 def test_batching_has_a_row_for_every_number_of_sessions(lab: Lab) -> None:

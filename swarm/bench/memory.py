@@ -6,13 +6,14 @@ can see both what its tensors hold and what the system has given it.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
 
-from swarm.bench.fed_shard import feed, first_shard
+from swarm.bench.fed_shard import PIECE, feed, first_shard
 from swarm.bench.lab import Lab
 from swarm.bench.plan import Plan
 from swarm.bench.report import Column, Figure, Report, Row
@@ -29,6 +30,7 @@ COLUMNS = (
     Column("counted_ratio", "counted by the pool"),
     Column("process_ratio", "growth of the process"),
 )
+_PART = PIECE // 4
 _TOLERANCE = 1.1
 
 
@@ -47,11 +49,8 @@ def memory(lab: Lab, plan: Plan) -> Report:
     count, longest = max(plan.sessions), plan.prompt or PROMPT
     shard = first_shard(lab, plan.peers)
     span = shard.span
-    lengths = [longest - longest * i // (2 * count) for i in range(count)]
-    first = shard.open(
-        span, rollback=True
-    )  # it stays, and does not count: the library's buffers are allocated once
-    feed([first], longest)
+    lengths = [_stepped(longest - longest * i // (2 * count)) for i in range(count)]
+    uncounted = _uncounted(shard, longest)
     before = _process_bytes()
     sessions = [shard.open(span, rollback=True) for _ in lengths]
     for number, (session, length) in enumerate(zip(sessions, lengths, strict=True)):
@@ -62,6 +61,7 @@ def memory(lab: Lab, plan: Plan) -> Report:
         lab.tell(f"memory: token {number + 1} of {plan.tokens}")
         feed(sessions, 1)
     grown = _held(sessions, before)
+    del uncounted
     theory = needed_bytes(shard)
     found = {"after the prompts": prompts, "after decoding": grown}
     return Report(
@@ -76,6 +76,23 @@ def memory(lab: Lab, plan: Plan) -> Report:
         ),
         problems=tuple(_problems(grown, theory)),
     )
+
+
+def _stepped(length: int) -> int:
+    """The next length up that is a multiple of a part of a piece: pieces have few different sizes then."""
+    return -(-length // _PART) * _PART
+
+
+def _uncounted(shard: Shard, longest: int) -> list[ShardSession]:
+    """Sessions whose pieces have all sizes that there will be; while they stay, nobody gets their memory.
+
+    What libraries allocate once for a size is no cache.
+    """
+    sessions = [shard.open(shard.span, rollback=True) for _ in range(PIECE // _PART)]
+    for i, session in enumerate(sessions):
+        feed([session], max(_stepped(longest) - i * _PART, _PART))
+    feed(sessions, 1)
+    return sessions
 
 
 def needed_bytes(shard: Shard) -> int:
@@ -100,7 +117,11 @@ def _held(sessions: Sequence[ShardSession], before: int) -> Held:
 
 
 def _process_bytes() -> int:
+    """What the system has given, without what the C library keeps for the next allocation (glibc: up to 64 MiB)."""
     gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
     return int(psutil.Process().memory_info().rss)
 
 

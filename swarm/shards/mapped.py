@@ -1,7 +1,6 @@
 """Memory for tensors that live as long as a session: mapped from the system, and given back to it at once.
 
-The C library's heap would keep the holes that sessions leave when they grow and end. Measured after 16 sessions had
-grown to 1,000 tokens on layers of hidden size 1024: 9% over what their tokens need, instead of 23%.
+The C library's heap would keep the holes that sessions leave when they grow and end.
 """
 
 from __future__ import annotations
