@@ -11,8 +11,8 @@ from swarm.cli.setting_types import Count, Counts, DelayMs, File, Shown, Text
 from swarm.cli.settings import Settings
 
 BENCHMARKS = (
-    "decode", "long", "prefill", "concurrency", "batching", "fairness", "prefix", "failover", "wan", "start",
-    "memory",
+    "decode", "long", "prefill", "concurrency", "batching", "fairness", "prefix", "failover", "wan", "wire",
+    "start", "memory",
 )  # fmt: skip
 _PLAN = Plan()
 
@@ -31,6 +31,7 @@ class BenchSettings(Settings):
             "prefix",
             "failover",
             "wan",
+            "wire",
             "start",
             "memory",
             "profile",

@@ -38,6 +38,7 @@ class ChainRequest:
         links: one-way seconds between any two nodes.
         tokens: token rows (rows x positions) that every hop must have free.
         precision: the only one to use; None takes the precision with the cheapest chain.
+        coding: in which activations travel; None for the model's dtype.
         avoid: peers that are not used, whatever they announce.
         together: layers that must run on one peer.
     """
@@ -47,6 +48,7 @@ class ChainRequest:
     links: LinkCost
     tokens: int = 1
     precision: str | None = None
+    coding: str | None = None
     avoid: frozenset[str] = frozenset()
     together: Span | None = None
 
@@ -60,6 +62,8 @@ class ChainRequest:
             return record.state.value
         if self.precision not in (None, record.precision):
             return f"not in {self.precision}"
+        if self.coding is not None and self.coding not in record.codings:
+            return f"without {self.coding} on the wire"
         if record.free_tokens < self.tokens:
             return "full"
         return ""

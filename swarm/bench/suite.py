@@ -21,6 +21,7 @@ from swarm.bench.profile import profile
 from swarm.bench.report import Report
 from swarm.bench.start import start
 from swarm.bench.wan import wan
+from swarm.bench.wire import wire
 
 _SUITE: dict[str, Callable[[Lab, Plan], Report]] = {
     "decode": decode,
@@ -32,6 +33,7 @@ _SUITE: dict[str, Callable[[Lab, Plan], Report]] = {
     "prefix": prefix,
     "failover": failover,
     "wan": wan,
+    "wire": wire,
     "start": start,
     "memory": memory,
     "profile": profile,

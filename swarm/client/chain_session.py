@@ -22,6 +22,7 @@ from swarm.client.block_hashes import BlockHashes
 from swarm.client.courier import Courier
 from swarm.client.hop import RemoteHop, SessionShape
 from swarm.client.pieces import cut, wanted_from
+from swarm.client.profile import StepProfile
 from swarm.client.repair import Past, Rebuild, Repairer, find_gap
 from swarm.client.shared import LoadedModel, Shared
 from swarm.client.trouble import Trouble
@@ -53,12 +54,17 @@ class ChainSession:
         self._precision: str | None = None
         self._recorded = -1
         self._resend_from: int | None = 0  # the next step brings the past from there on; None: hops have it
-        self._hashes = BlockHashes()
+        self._hashes = BlockHashes(shared.config.coding)
         self._may_reuse = True
         self._is_settled = False  # the last step was answered: all hops have run it
         self._turn = asyncio.Lock()  # an interrupted step may still take its leave when the next one comes
         self._answered = False
         self.hops: list[RemoteHop] = []
+
+    @property
+    def profile(self) -> StepProfile:
+        """Where the time of this session's decode steps went."""
+        return self._courier.profile
 
     async def step(self, step: Step, keep_last: int) -> Tensor:
         """The hidden state `[B, n, H]` after the last layer; only the last `keep_last` positions count (0: all).
@@ -138,6 +144,7 @@ class ChainSession:
             tokens=rows * max(self._max_tokens, self._history.length),
             rollback=self._rollback,
             timeout_s=self._shared.config.open_timeout_s,
+            coding=self._shared.config.coding,
         )
         if self._answered:
             self._shared.stats.failovers += 1

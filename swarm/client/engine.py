@@ -52,7 +52,7 @@ class Engine:
         return self.wait(self.begin(work))
 
     def begin(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
-        """Start `work`; `wait` for what is returned.
+        """Start `work`; `wait` for what is returned. Cancelling that cancels `work`.
 
         Raises:
             NodeError: if the engine is closed.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from swarm.client.line import Line
     from swarm.client.network import Network
     from swarm.client.speculation import Speculation
     from swarm.client.stats import ClientStats
@@ -111,6 +112,25 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
         with self.speculation.arranged(speculate, options, rows) as arguments:
             return super().generate(inputs, **arguments)
 
+    def encode(self, input_ids: torch.Tensor, **cache: Any) -> torch.Tensor:
+        """The hidden state `[B, S, H]` after the final norm, which embedding models make their vectors of.
+
+        Args:
+            cache: the arguments of a line, if the session is to be watched.
+        """
+        import torch  # loaded long before there is an instance
+
+        stack = self.__dict__["remote_stack"]
+        with torch.no_grad():
+            output = stack(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **cache)
+        return cast(torch.Tensor, output[0])
+
+    def line(self, max_tokens: int) -> Line:
+        """A session of one generation's own, for up to `max_tokens` positions, which other threads may cut."""
+        from swarm.client.line import Line  # imports torch
+
+        return Line.of(self, self.swarm, max_tokens)
+
     def _get_candidate_generator(self, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
         if self.speculation.drafts_ngrams:
             return self.speculation.drafts(generation_config.max_length, generation_config._eos_token_tensor)
@@ -141,4 +161,5 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
     def __repr__(self) -> str:
         chain = self.chain
         route = str(chain) if chain is not None else "no session"
-        return f"SwarmModel({self.source_name!r}, {type(self).__name__}, {route})"
+        wire = "" if self.swarm.wire == "model" else f", {self.swarm.wire} on the wire"
+        return f"SwarmModel({self.source_name!r}, {type(self).__name__}, {route}{wire})"

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
-from swarm.core.config import ClientConfig
+from swarm.core.config import ClientConfig, Coding
 from swarm.core.errors import PeerError, RequestError, SwarmError, SwarmUnavailable
 from swarm.core.precision import dtype_of
 from swarm.core.span import Span
@@ -34,6 +34,7 @@ class ChainWish:
         dtype: in which activations travel.
         source, sink: peers before and after the chain; None means this client.
         precision: the only one to use; None takes the cheapest one of this dtype.
+        coding: how activations are coded on the wire; None if they are not.
     """
 
     tokens: int
@@ -41,6 +42,7 @@ class ChainWish:
     source: str | None = None
     sink: str | None = None
     precision: str | None = None
+    coding: Coding | None = None
 
 
 class NavigatorNode(Dialer, Protocol):
@@ -173,6 +175,7 @@ class Navigator:
             links=self._latencies,
             tokens=request.tokens,
             precision=precision,
+            coding=request.coding,
             avoid=self._breaker.open_peers(_now_s()),
             together=self.together,
         )
