@@ -88,7 +88,8 @@ def _open_model(settings: GenerateSettings) -> SwarmModel:
 
 
 def _complete(model: SwarmModel, settings: GenerateSettings, prompt: Prompt, output: Output) -> Completion:
-    from swarm.cli.completion import complete, load_tokenizer
+    from swarm.cli.completion import complete
+    from swarm.shards.tokenizer import load_tokenizer
 
     sampling = Sampling(
         settings.max_tokens,

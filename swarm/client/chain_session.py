@@ -22,6 +22,7 @@ from swarm.client.block_hashes import BlockHashes
 from swarm.client.courier import Courier
 from swarm.client.hop import RemoteHop, SessionShape
 from swarm.client.pieces import cut, wanted_from
+from swarm.client.profile import StepProfile
 from swarm.client.repair import Past, Rebuild, Repairer, find_gap
 from swarm.client.shared import LoadedModel, Shared
 from swarm.client.trouble import Trouble
@@ -59,6 +60,11 @@ class ChainSession:
         self._turn = asyncio.Lock()  # an interrupted step may still take its leave when the next one comes
         self._answered = False
         self.hops: list[RemoteHop] = []
+
+    @property
+    def profile(self) -> StepProfile:
+        """Where the time of this session's decode steps went."""
+        return self._courier.profile
 
     async def step(self, step: Step, keep_last: int) -> Tensor:
         """The hidden state `[B, n, H]` after the last layer; only the last `keep_last` positions count (0: all).

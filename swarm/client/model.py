@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 
+from swarm.client.line import Line
 from swarm.client.network import ModelFacts, Network
 from swarm.client.shared import LoadedModel
 from swarm.client.speculation import Speculation
@@ -18,7 +19,7 @@ from swarm.client.stats import ClientStats
 from swarm.core.config import ClientConfig, ModelConfig, Precision
 from swarm.core.errors import ConfigError, PeerIncompatible
 from swarm.routing.chain import Chain
-from swarm.shards.causal import load_client_model
+from swarm.shards.causal import cache_argument, load_client_model
 from swarm.shards.remote_layers import RemoteLayers
 from swarm.shards.source import ModelSource
 
@@ -120,10 +121,26 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
         with self.speculation.arranged(speculate, options, rows) as arguments:
             return super().generate(inputs, **arguments)
 
+    def encode(self, input_ids: torch.Tensor, **cache: Any) -> torch.Tensor:
+        """The hidden state `[B, S, H]` after the final norm, which embedding models make their vectors of.
+
+        Args:
+            cache: the arguments of a line, if the session is to be watched.
+        """
+        stack = self.__dict__["remote_stack"]
+        with torch.no_grad():
+            output = stack(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **cache)
+        return cast(torch.Tensor, output[0])
+
     def _get_candidate_generator(self, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
         if self.speculation.drafts_ngrams:
             return self.speculation.drafts(generation_config.max_length, generation_config._eos_token_tensor)
         return super()._get_candidate_generator(generation_config, *args, **kwargs)
+
+    def line(self, max_tokens: int) -> Line:
+        """A session of one generation's own, for up to `max_tokens` positions, which other threads may cut."""
+        layers = cast(RemoteLayers, self.__dict__["remote_layers"])
+        return Line(self.swarm, layers.__dict__["traits"], cache_argument(type(self)), max_tokens)
 
     @property
     def chain(self) -> Chain | None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -19,7 +20,7 @@ from swarm.client.profile import StepProfile
 from swarm.client.shared import LoadedModel, Shared
 from swarm.client.stats import ClientStats
 from swarm.core.config import ClientConfig, NodeConfig
-from swarm.core.errors import ConfigError, SwarmUnavailable
+from swarm.core.errors import ConfigError, Interrupted, NodeError, SwarmUnavailable
 from swarm.core.precision import dtype_of
 from swarm.core.span import Span
 from swarm.routing.announcement import claims, decode
@@ -118,10 +119,8 @@ class Network:
     def chain(self) -> Chain | None:
         """The chain of the session that was opened last; None before its first step and after its end."""
         with self._lock:
-            hops = list(self._latest.hops) if self._latest is not None else []
-        if not hops:
-            return None
-        return Chain(tuple(Hop(hop.peer_id, hop.span) for hop in hops), 0.0, hops[0].precision)
+            latest = self._latest
+        return chain_of(latest) if latest is not None else None
 
     @property
     def profile(self) -> StepProfile:
@@ -144,19 +143,29 @@ class Network:
 
 
 class NetworkSession:
-    """A `RemoteSession`: hands the calls of the generating thread to the session on the engine's loop."""
+    """A `RemoteSession`: hands the calls of the generating thread to the session on the engine's loop.
+
+    Any thread may interrupt it: the step that runs then, and every later one, raises `Interrupted`.
+    """
 
     def __init__(self, engine: Engine, session: ChainSession, profile: StepProfile) -> None:
         self._engine = engine
         self._session = session
         self._profile = profile
         self._ended_s = time.perf_counter()
+        self._lock = threading.Lock()
+        self._running: Future[Tensor] | None = None
+        self._interrupted = False
 
     def step(self, step: Step, *, keep_last: int) -> Tensor:
-        """See `ChainSession.step`."""
+        """See `ChainSession.step`.
+
+        Raises:
+            Interrupted: if another thread has interrupted this session.
+        """
         began_s = time.perf_counter()
         profile, chain_s = self._profile, self._profile.chain_s
-        hidden = self._engine.run(self._session.step(step, keep_last))
+        hidden = self._run(step, keep_last)
         now_s = time.perf_counter()
         if profile.chain_s > chain_s:  # a decode step
             profile.handover_s += now_s - began_s - (profile.chain_s - chain_s)
@@ -164,9 +173,47 @@ class NetworkSession:
         self._ended_s = now_s
         return hidden
 
+    def _run(self, step: Step, keep_last: int) -> Tensor:
+        with self._lock:
+            if self._interrupted:
+                raise Interrupted("the generation was interrupted")
+            running = self._running = self._engine.submit(self._session.step(step, keep_last))
+        try:
+            return self._engine.wait(running)
+        except NodeError as error:
+            if self._interrupted:
+                raise Interrupted("the generation was interrupted") from error
+            raise
+
+    def interrupt(self) -> None:
+        """End the step that runs, and refuse further ones; from any thread."""
+        with self._lock:
+            self._interrupted = True
+            running = self._running
+        if running is not None:
+            running.cancel()
+
+    @property
+    def chain(self) -> Chain | None:
+        """The hops of this session; None before its first step and after its end."""
+        return chain_of(self._session)
+
+    @property
+    def profile(self) -> StepProfile:
+        """Where the time of this session's decode steps went."""
+        return self._session.profile
+
     def close(self) -> None:
         """End the session in the background."""
         self._engine.start(self._session.close)
+
+
+def chain_of(session: ChainSession) -> Chain | None:
+    """The hops of a session as a chain; None while it has none."""
+    hops = list(session.hops)
+    if not hops:
+        return None
+    return Chain(tuple(Hop(hop.peer_id, hop.span) for hop in hops), 0.0, hops[0].precision)
 
 
 async def _nothing() -> None:
