@@ -22,6 +22,7 @@ from swarm.cli.failure import report, silence_broken_pipe
 COMMANDS = {
     "serve": "Serve layers of a model to the swarm.",
     "generate": "Generate text over the swarm.",
+    "chat": "Talk with a model of the swarm in the terminal.",
     "gateway": "Serve a model of the swarm over HTTP, as OpenAI and Anthropic do.",
     "gateway-key": "Make an API key for a gateway.",
     "status": "Show who serves which layers.",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 
+from swarm.client.dialogue import Dialogue
 from swarm.client.line import Line
 from swarm.client.network import ModelFacts, Network
 from swarm.client.shared import LoadedModel
@@ -141,6 +142,10 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
         """A session of one generation's own, for up to `max_tokens` positions, which other threads may cut."""
         layers = cast(RemoteLayers, self.__dict__["remote_layers"])
         return Line(self.swarm, layers.__dict__["traits"], cache_argument(type(self)), max_tokens)
+
+    def dialogue(self) -> Dialogue:
+        """A session for a conversation, which keeps its cache from one call of `generate()` to the next."""
+        return Dialogue(cast(RemoteLayers, self.__dict__["remote_layers"]), cache_argument(type(self)))
 
     @property
     def chain(self) -> Chain | None:

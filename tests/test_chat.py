@@ -1,0 +1,115 @@
+"""`swarm chat` over real peers: in a pseudo-terminal and as plain lines, with the answers of the local model."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+
+from tests.gateway_lab import local_text
+from tests.peers import LocalSwarm
+from tests.processes import QUIET, ROOT, Zygote
+
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
+STORY, SUM, LONG = "Tell me a story about Lily.", "What is 12 + 7?", "Tell me a long story about a dog."
+TOKENS = 40
+
+
+@pytest.fixture(scope="module")
+def swarm(zygote: Zygote) -> Iterator[LocalSwarm]:
+    with LocalSwarm(zygote) as swarm:
+        swarm.serve("demo", "0:5", "--name", "ada", "--threads", "1")
+        swarm.serve("demo", "5:8", "--name", "ben", "--threads", "1")
+        yield swarm
+
+
+def local_answers(*questions: str, tokens: int = TOKENS) -> list[str]:
+    """What the local model answers to all of them, one after the other."""
+    messages: list[Any] = []
+    for question in questions:
+        messages.append({"role": "user", "content": question})
+        messages.append({"role": "assistant", "content": local_text(messages, tokens)})
+    return [message["content"] for message in messages[1::2]]
+
+
+def plain(swarm: LocalSwarm, *lines: str, options: tuple[str, ...] = ()) -> Any:
+    command = ["chat", "demo", "--peers", swarm.addresses[0], "--max-tokens", str(TOKENS), *options]
+    return swarm.run(*command, stdin="".join(f"{line}\n" for line in lines).encode())
+
+
+class Terminal:
+    """A chat in a pseudo-terminal."""
+
+    def __init__(self, swarm: LocalSwarm, *options: str, tokens: int = TOKENS) -> None:
+        self.history = swarm.folder / "history"
+        command = ["-m", "swarm.cli.main", "chat", "demo", "--peers", swarm.addresses[0]]
+        command += ["--max-tokens", str(tokens), "--history", str(self.history), *options]
+        home = {"HOME": str(swarm.folder), "XDG_CONFIG_HOME": str(swarm.folder)}
+        settings = {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "PYTHONPATH": str(ROOT)}
+        self.child = pexpect.spawn(
+            sys.executable, command, env={**os.environ, **QUIET, **home, **settings}, timeout=60,
+            encoding="utf-8", dimensions=(24, 160),
+        )  # fmt: skip
+        self.child.expect_exact("/help lists commands")
+        self.child.expect_exact("> ")
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.child.close(force=True)
+
+    def say(self, text: str) -> None:
+        self.child.send(text + "\r")
+
+    def leave(self) -> int:
+        self.child.send("\x04")
+        self.child.expect(pexpect.EOF)
+        self.child.close()
+        return int(self.child.exitstatus)
+
+
+def test_plain_lines_get_the_answers_of_the_local_model(swarm: LocalSwarm) -> None:
+    done = plain(swarm, STORY, "", SUM, STORY)
+    assert (done.status, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == local_answers(STORY, SUM, STORY)
+
+
+def test_in_a_terminal_an_answer_streams_above_a_line_with_the_chain(swarm: LocalSwarm) -> None:
+    with Terminal(swarm) as chat:
+        chat.say(SUM)
+        chat.child.expect(r"ada 0:5 → ben 5:8 · \d+ tokens? · [\d.]+ tokens/s")
+        chat.child.expect_exact("> ")
+        chat.say("/chain")
+        chat.child.expect_exact("ada 0:5 → ben 5:8\r\n")
+        assert chat.leave() == 0
+        assert SUM in chat.history.read_text()
+        assert chat.history.stat().st_mode & 0o777 == 0o600
+
+
+def test_ctrl_c_stops_the_answer_but_not_the_chat(swarm: LocalSwarm, tmp_path: Path) -> None:
+    saved = tmp_path / "chat.json"
+    with Terminal(swarm, "--temperature", "1.5", tokens=1900) as chat:
+        chat.say(LONG)
+        chat.child.expect(r"\d\d tokens")
+        chat.child.sendintr()
+        chat.child.expect_exact("stopped")
+        chat.child.expect_exact("> ")
+        chat.say("/set temperature=0 max_tokens=12")
+        chat.child.expect_exact("max_tokens=12")
+        chat.say(SUM)
+        chat.child.expect(r"ben 5:8 · \d+ tokens · [\d.]+ tokens/s\x1b\[0m\r\n")
+        chat.say(f"/save {saved}")
+        chat.child.expect_exact("saved to")
+        assert chat.leave() == 0
+    question, stopped, second, answer = json.loads(saved.read_text())["messages"]
+    assert (question["content"], second["content"]) == (LONG, SUM)
+    messages: list[Any] = [question, stopped, second]
+    assert answer["content"] == local_text(messages, 12)
