@@ -54,11 +54,15 @@ class Terminal:
         home = {"HOME": str(swarm.folder), "XDG_CONFIG_HOME": str(swarm.folder)}
         settings = {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "PYTHONPATH": str(ROOT)}
         self.child = pexpect.spawn(
-            sys.executable, command, env={**os.environ, **QUIET, **home, **settings}, timeout=60,
+            sys.executable, command, env={**os.environ, **QUIET, **home, **settings}, timeout=120,
             encoding="utf-8", dimensions=(24, 160),
         )  # fmt: skip
         self.child.expect_exact("/help lists commands")
-        self.child.expect_exact("> ")
+        self.await_prompt()
+
+    def await_prompt(self) -> None:
+        """It waits for a message: paste brackets are on, and the cursor is shown again."""
+        self.child.expect(r"\x1b\[\?2004h.*?\x1b\[\?25h")
 
     def __enter__(self) -> Terminal:
         return self
@@ -86,7 +90,7 @@ def test_in_a_terminal_an_answer_streams_above_a_line_with_the_chain(swarm: Loca
     with Terminal(swarm) as chat:
         chat.say(SUM)
         chat.child.expect(r"ada 0:5 → ben 5:8 · \d+ tokens? · [\d.]+ tokens/s")
-        chat.child.expect_exact("> ")
+        chat.await_prompt()
         chat.say("/chain")
         chat.child.expect_exact("ada 0:5 → ben 5:8\r\n")
         assert chat.leave() == 0
@@ -101,7 +105,7 @@ def test_ctrl_c_stops_the_answer_but_not_the_chat(swarm: LocalSwarm, tmp_path: P
         chat.child.expect(r"\d\d tokens")
         chat.child.sendintr()
         chat.child.expect_exact("stopped")
-        chat.child.expect_exact("> ")
+        chat.await_prompt()
         chat.say("/set temperature=0 max_tokens=12")
         chat.child.expect_exact("max_tokens=12")
         chat.say(SUM)
