@@ -10,7 +10,7 @@ from swarm.bench.plan import Plan, WanNetwork
 from swarm.cli.setting_types import Count, Counts, DelayMs, File, Shown, Text
 from swarm.cli.settings import Settings
 
-BENCHMARKS = ("decode", "prefill", "concurrency", "fairness", "prefix", "failover", "wan")
+BENCHMARKS = ("decode", "prefill", "concurrency", "fairness", "prefix", "failover", "wan", "start")
 _PLAN = Plan()
 
 
@@ -18,7 +18,7 @@ class BenchSettings(Settings):
     """`swarm bench WHICH`."""
 
     which: Annotated[
-        Literal["decode", "prefill", "concurrency", "fairness", "prefix", "failover", "wan", "all"],
+        Literal["decode", "prefill", "concurrency", "fairness", "prefix", "failover", "wan", "start", "all"],
         Shown("WHICH", positional=True),
         Field(description=f"What to measure: {', '.join(BENCHMARKS)} or all."),
     ]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def open_model(settings: TextSettings) -> SwarmModel:
     """Join the swarm and load what runs here."""
-    from swarm import SwarmModel  # imports torch, transformers and hivemind: seconds
+    from swarm import SwarmModel  # imports hivemind; torch and transformers come with the model: seconds
 
     return SwarmModel.from_pretrained(
         settings.model,

@@ -97,6 +97,23 @@ class LocalModel:
             return self._model.model(input_ids=input_ids)[0]
 
 
+class ScriptedModel(LocalModel):
+    """Writes what it is told to, token by token, whatever the prompt."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def generate(self, inputs: Any = None, **options: Any) -> Any:
+        streamer, criteria = options["streamer"], options["stopping_criteria"]
+        streamer.put(inputs)
+        for token in [*demo_tokenizer()(self.text, add_special_tokens=False)["input_ids"], 2]:
+            streamer.put(torch.tensor([token]))
+            if bool(criteria(inputs, None).all()):
+                break
+        streamer.end()
+
+
 @cache
 def local_demo() -> Any:
     """The whole demo model."""

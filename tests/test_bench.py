@@ -38,6 +38,23 @@ def test_decode_is_measured_beside_the_local_model(swarm_factory: SwarmFactory, 
 
 @pytest.mark.slow
 @pytest.mark.network
+def test_fresh_processes_are_measured_to_their_first_token(
+    swarm_factory: SwarmFactory, tmp_path: Path
+) -> None:
+    results = tmp_path / "results.json"
+    options = ["--size", "tiny", "--peers", "1", "--rounds", "1", "--json", str(results)]
+    done = swarm_factory().run("bench", "start", *options, deadline_s=180.0)
+    assert (done.status, done.stderr) == (0, ""), done.stderr
+    (report,) = json.loads(results.read_text())["results"]
+    assert report["problems"] == []
+    local, one = report["rows"]
+    assert (local["who"], one["who"]) == ("local", "1 peer")
+    assert one["ratio"] == pytest.approx(one["seconds"] / local["seconds"])
+    assert 0 < one["loaded_s"] < one["seconds"]
+
+
+@pytest.mark.slow
+@pytest.mark.network
 @needs_root
 def test_namespaces_reach_each_other_and_nothing_else_and_are_removed() -> None:
     with Star(2, delay_s=0.0) as star:

@@ -32,6 +32,7 @@ def test_without_options_everything_is_as_help_says() -> None:
         "prefix",
         "failover",
         "wan",
+        "start",
     )
     plan = settings.plan()
     assert (plan.peers, plan.rounds, plan.tokens, plan.prompt) == (3, 5, 64, None)

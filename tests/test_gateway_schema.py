@@ -103,6 +103,13 @@ def test_a_broken_body_is_the_clients_fault(served: RunningGateway, route: str, 
     assert found.json()["error"]["message"]
 
 
+def test_a_body_without_its_content_type_says_so(served: RunningGateway) -> None:
+    with httpx2.Client(timeout=60) as client:
+        found = client.post(f"{served.url}/v1/chat/completions", content=json.dumps(SUM))
+    assert found.status_code == 400
+    assert "content-type: application/json" in found.json()["error"]["message"]
+
+
 def test_a_body_that_is_too_large_is_refused(served: RunningGateway) -> None:
     with httpx2.Client(timeout=60) as client:
         found = client.post(f"{served.url}/v1/messages", json=SUM | {"system": "x" * BODY_BYTES})

@@ -103,9 +103,9 @@ def test_only_allowed_names_are_taken() -> None:
 
 
 @pytest.mark.slow
-def test_importing_the_wire_imports_neither_torch_nor_hivemind() -> None:
+def test_importing_the_wire_imports_neither_torch_nor_the_training_side_of_hivemind() -> None:
     code = (
         "import sys, swarm.wire.node, swarm.wire.tensors, swarm.wire.directory; "
-        "assert not {'torch', 'hivemind', 'transformers'} & set(sys.modules)"
+        "assert not {'torch', 'scipy', 'hivemind.averaging', 'hivemind.optim', 'hivemind.moe'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

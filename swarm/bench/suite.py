@@ -15,6 +15,7 @@ from swarm.bench.plan import Plan, Tell
 from swarm.bench.prefill import prefill
 from swarm.bench.prefix import prefix
 from swarm.bench.report import Report
+from swarm.bench.start import start
 from swarm.bench.wan import wan
 
 _SUITE: dict[str, Callable[[Lab, Plan], Report]] = {
@@ -25,6 +26,7 @@ _SUITE: dict[str, Callable[[Lab, Plan], Report]] = {
     "prefix": prefix,
     "failover": failover,
     "wan": wan,
+    "start": start,
 }
 
 

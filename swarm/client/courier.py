@@ -58,8 +58,9 @@ class Courier:
             outputs = await self._stream(hops, pieces)
         self._shared.deadline.observe(sum(piece.size for piece in pieces), clock.time() - began_s)
         if len(pieces) == 1 and pieces[0].tensors.tokens == 1:
+            took_s = time.perf_counter() - began_fine_s
             for profile in (self._shared.profile, self.profile):
-                profile.add(time.perf_counter() - began_fine_s, self._packing_s, self.profile.latest)
+                profile.add(took_s, self._packing_s, self.profile.latest)
         wanted = zip(outputs, pieces, strict=True)
         return [output.hidden[:, -piece.wanted :] for output, piece in wanted if piece.wanted]
 

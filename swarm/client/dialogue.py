@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
+from swarm.shards.causal import cache_argument
 from swarm.shards.remote import RemoteCache
 from swarm.shards.remote_layers import RemoteLayers
 
@@ -27,6 +28,11 @@ class Dialogue:
         self._cache_name = cache_name
         self._cache: RemoteCache | None = None
         self._ids: list[int] = []
+
+    @classmethod
+    def of(cls, model: Any) -> Self:
+        """A conversation with a `SwarmModel`."""
+        return cls(model.remote_layers, cache_argument(type(model)))
 
     def arguments(self, prompt: Sequence[int], max_tokens: int) -> dict[str, Any]:
         """Arguments of `generate()` for a prompt, whose beginning need not be computed as far as it is cached."""

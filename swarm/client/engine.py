@@ -49,10 +49,10 @@ class Engine:
         Raises:
             NodeError: if the engine is closed.
         """
-        return self.wait(self.submit(work))
+        return self.wait(self.begin(work))
 
-    def submit(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
-        """Start `work`; cancelling what is returned cancels it.
+    def begin(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
+        """Start `work`; `wait` for what is returned. Cancelling that cancels `work`.
 
         Raises:
             NodeError: if the engine is closed.
@@ -67,7 +67,7 @@ class Engine:
             raise NodeError(CLOSED) from error
 
     def wait(self, future: Future[Result]) -> Result:
-        """The result of what `submit` started; an interrupt (Ctrl-C) cancels it.
+        """The result of work that was begun; an interrupt (Ctrl-C) cancels it.
 
         Raises:
             NodeError: if the engine was closed meanwhile.

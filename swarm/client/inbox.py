@@ -6,8 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from swarm.client.hop import RemoteHop
 from swarm.core.errors import PeerIncompatible, PeerUnreachable, RequestError, SwarmError
@@ -15,6 +14,9 @@ from swarm.wire.failures import error_of
 from swarm.wire.link import Link
 from swarm.wire.messages import HopTiming, Message, Output, Replayed, StepFailed
 from swarm.wire.tensors import unpack
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self, cast
 
 from swarm.client.network import Network, NetworkSession
 from swarm.client.profile import StepProfile
 from swarm.core.errors import Interrupted
 from swarm.routing.chain import Chain
+from swarm.shards.causal import cache_argument
 from swarm.shards.remote import RemoteCache
+from swarm.shards.remote_layers import RemoteLayers
 from swarm.shards.traits import ModelTraits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Line:
@@ -32,6 +37,12 @@ class Line:
         self._interrupted = False
         self._cache = RemoteCache(self, traits, max_tokens=max_tokens, rollback=False)
         self.arguments = {cache_name: self._cache}
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, network: Network, max_tokens: int) -> Self:
+        """A line for a client's model."""
+        layers = cast(RemoteLayers, model.__dict__["remote_layers"])
+        return cls(network, layers.__dict__["traits"], cache_argument(type(model)), max_tokens)
 
     def open(self, *, max_tokens: int, rollback: bool) -> NetworkSession:
         """As a `RemoteRunner`, for the cache."""

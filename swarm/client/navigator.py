@@ -53,14 +53,16 @@ class NavigatorNode(Dialer, Protocol):
 
 
 class Navigator:
-    """Plans chains for one model. For the event loop only."""
+    """Plans chains for one model. For the event loop only.
 
-    def __init__(
-        self, node: NavigatorNode, model_uid: str, config: ClientConfig, together: Span | None = None
-    ) -> None:
+    Attributes:
+        together: layers that one peer must serve all of; known once the model is loaded.
+    """
+
+    def __init__(self, node: NavigatorNode, model_uid: str, config: ClientConfig) -> None:
         self._node = node
         self._config = config
-        self._together = together
+        self.together: Span | None = None
         self._last_failure: dict[str, str] = {}
         self._latencies = LatencyTable()
         self._breaker = CircuitBreaker()
@@ -172,7 +174,7 @@ class Navigator:
             tokens=request.tokens,
             precision=precision,
             avoid=self._breaker.open_peers(_now_s()),
-            together=self._together,
+            together=self.together,
         )
 
     def _check_size(self, span: Span, tokens: int) -> None:

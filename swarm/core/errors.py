@@ -7,6 +7,7 @@ SwarmError
 ├── RequestError           this request can never succeed as it is: do not retry
 ├── Interrupted            another thread ended this generation on purpose: nothing is wrong
 ├── SwarmUnavailable       nobody serves what is needed now: wait, or add peers
+├── ApiError               an HTTP request gets an error as its answer   (in swarm/gateway/api_error.py)
 └── PeerError              this peer failed: try another one   (carries .peer_id)
     ├── PeerUnreachable    cannot be dialled, or its link ended
     ├── PeerTimeout        a deadline passed without an answer

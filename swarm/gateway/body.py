@@ -79,4 +79,6 @@ def refusal(errors: list[ErrorDetails] | list[dict[str, Any]]) -> ApiError:
         return bad_request(f"missing: {param or 'the body'}", param, "missing_required_parameter")
     if first["type"] == "json_invalid":
         return bad_request("the body is not valid JSON")
+    if param is None and first["type"] in ("model_attributes_type", "model_type", "dict_type"):
+        return bad_request("the body must be a JSON object, sent with content-type: application/json")
     return bad_request(f"{param or 'body'}: {first['msg']}", param, "invalid_value")

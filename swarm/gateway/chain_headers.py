@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarm.gateway.desk import Answer
+from swarm.gateway.answer import Answer
 from swarm.routing.chain import Chain
 
 

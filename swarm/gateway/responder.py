@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from starlette.types import Send
 
 from swarm.core.errors import SwarmError
+from swarm.gateway.answer import Answer
 from swarm.gateway.ask import Ask
 from swarm.gateway.chain_headers import chain_headers, chain_text
-from swarm.gateway.desk import Answer, Desk
+from swarm.gateway.desk import Desk
 from swarm.gateway.dialect import Dialect, gathered
 from swarm.gateway.door import Caller
 from swarm.gateway.watched_response import WatchedResponse, send_json, start, told

@@ -26,7 +26,7 @@ from swarm.gateway.prompts import Prompter
 from swarm.gateway.routes import Gateway
 from swarm.gateway.vocabulary import Vocabulary
 from swarm.peer.ready import ReadyInfo, write_ready_file
-from swarm.shards.source import ModelSource
+from swarm.shards.checkpoint_index import CheckpointIndex
 from swarm.shards.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -66,14 +66,14 @@ def _load(config: GatewayConfig) -> SwarmModel:
 @asynccontextmanager
 async def _gateway(config: GatewayConfig, model: SwarmModel, door: Door) -> AsyncIterator[Gateway]:
     """A gateway that generates; its threads and its pulse end with the context."""
-    source = await asyncio.to_thread(ModelSource.open, config.model)
-    name = config.name or source.short_name
+    index = await asyncio.to_thread(CheckpointIndex.open, config.model)
+    name = config.name or index.short_name
     tokenizer = await asyncio.to_thread(load_tokenizer, config.model)
     vocabulary = Vocabulary(tokenizer, model.config, model.generation_config)
     admission = Admission(config.sessions, config.queue)
     meter = Meter(admission, model.stats)
     desk = Desk(model, vocabulary, admission, meter)
-    pooling = await asyncio.to_thread(read_pooling, source.file)
+    pooling = await asyncio.to_thread(read_pooling, index.files.fetch)
     gateway = Gateway(name, Prompter(vocabulary, name), desk, door, meter, pooling)
     beating = asyncio.create_task(gateway.pulse.run())
     try:

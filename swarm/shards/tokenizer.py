@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from swarm.core.config import ModelConfig
 from swarm.core.errors import ModelError
-from swarm.shards.source import ModelSource
+from swarm.shards.checkpoint_index import CheckpointIndex
 
 
 def load_tokenizer(model: ModelConfig) -> Any:
@@ -17,7 +17,7 @@ def load_tokenizer(model: ModelConfig) -> Any:
     Raises:
         ModelError: it has none that transformers can read.
     """
-    folder = ModelSource.open(model).folder
+    folder = CheckpointIndex.open(model).folder
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as exc:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from swarm.core.errors import PeerIncompatible
 from swarm.wire.messages import MAX_TENSORS, TensorMeta
@@ -24,18 +24,27 @@ def pack(tensors: dict[str, torch.Tensor]) -> Packed:
 
     The views share memory with tensors that are contiguous and on the CPU: keep those unchanged until they are sent.
     """
+    assert len(tensors) <= MAX_TENSORS
+    metas: list[TensorMeta] = []
+    views: list[memoryview] = []
+    for name, tensor in tensors.items():
+        dtype: Any = str(tensor.dtype).removeprefix("torch.")
+        assert dtype in ITEM_BYTES, f"tensors of {tensor.dtype} do not travel"
+        metas.append(TensorMeta(name=name, dtype=dtype, shape=list(tensor.shape)))
+        views.append(_bytes(tensor))
+    return metas, views
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """Few calls, since each of them costs many times its usual time after milliseconds of anything else."""
     import torch
 
-    assert len(tensors) <= MAX_TENSORS
-    metas, views = [], []
-    for name, tensor in tensors.items():
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        assert dtype in ITEM_BYTES, f"tensors of {tensor.dtype} do not travel"
-        meta = TensorMeta.model_construct(name=name, dtype=dtype, shape=list(tensor.shape))
-        flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-        metas.append(meta)
-        views.append(flat.numpy().data)
-    return metas, views
+    if tensor.device.type != "cpu" or tensor.requires_grad or not tensor.is_contiguous():
+        tensor = tensor.detach().to("cpu").contiguous()
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such type
+        tensor = tensor.view(torch.uint8)
+    array: Any = tensor.numpy()
+    return memoryview(array).cast("B")
 
 
 def unpack(
@@ -50,11 +59,12 @@ def unpack(
     """
     import torch
 
-    _check(metas, memoryview(payload).nbytes, allowed)
+    view = memoryview(payload)
+    _check(metas, view.nbytes, allowed)
     tensors, offset = {}, 0
     for meta in metas:
         size = tensor_nbytes(meta)
-        part = memoryview(payload)[offset : offset + size]
+        part = view[offset : offset + size]
         if offset % ITEM_BYTES[meta.dtype]:
             part = memoryview(bytearray(part))  # torch wants aligned memory
         if meta.dtype == "bool":
