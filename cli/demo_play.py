@@ -23,7 +23,7 @@ from swarm.cli.event_loop import run_async
 from swarm.cli.prompt import Prompt
 from swarm.cli.sampling import Sampling
 from swarm.cli.status_table import render
-from swarm.cli.swarm_survey import SwarmSurvey
+from swarm.client.swarm_survey import SwarmSurvey
 from swarm.core.config import ModelConfig
 from swarm.core.errors import SwarmError
 from swarm.core.span import Span

@@ -34,6 +34,7 @@ class ChainWish:
         dtype: in which activations travel.
         source, sink: peers before and after the chain; None means this client.
         precision: the only one to use; None takes the cheapest one of this dtype.
+        only: the only peers to use; None allows all.
     """
 
     tokens: int
@@ -41,6 +42,7 @@ class ChainWish:
     source: str | None = None
     sink: str | None = None
     precision: str | None = None
+    only: frozenset[str] | None = None
 
 
 class NavigatorNode(Dialer, Protocol):
@@ -174,6 +176,7 @@ class Navigator:
             tokens=request.tokens,
             precision=precision,
             avoid=self._breaker.open_peers(_now_s()),
+            only=request.only,
             together=self.together,
         )
 
