@@ -35,8 +35,8 @@ def chat(settings: ChatSettings) -> None:
 
         talk = Chat(model, load_tokenizer(settings.model_source()), screen, sampling_of(settings))
         talk.conversation.instruct(settings.system)
-        if settings.load is not None:
-            talk.load(settings.load)
+        if settings.conversation is not None:
+            talk.load(settings.conversation)
         screen.note("Enter sends, Alt-Enter begins a new line, Ctrl-C stops an answer, /help lists commands.")
         talk.run()
 

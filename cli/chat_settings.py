@@ -14,9 +14,9 @@ class ChatSettings(TextSettings):
     """`swarm chat MODEL`."""
 
     max_tokens: Annotated[Count, Field(description="Most new tokens of an answer.")] = 512
-    load: Annotated[File | None, Shown("FILE"), Field(description="Go on with a conversation of /save.")] = (
-        None
-    )
+    conversation: Annotated[
+        File | None, Shown("FILE", flag="--load"), Field(description="Go on with a conversation of /save.")
+    ] = None
     history: Annotated[
         File | None,
         Shown("FILE", default="chat-history in the user's state folder"),

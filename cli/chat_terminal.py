@@ -105,7 +105,9 @@ def _history(path: Path | None) -> History:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
     except OSError as exc:
-        raise ConfigError(f"--history {path}: {exc.strerror}: give another file, or --no-keep-history") from exc
+        raise ConfigError(
+            f"--history {path}: {exc.strerror}: give another file, or --no-keep-history"
+        ) from exc
     return FileHistory(str(path))
 
 

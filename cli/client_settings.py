@@ -86,7 +86,8 @@ class GenerateSettings(TextSettings):
         Text, Shown("PROMPT", positional=True), Field(description="Text to go on from; - reads stdin.")
     ]
     chat: Annotated[
-        Switch | None, Field(description="Put the prompt into the model's chat template; --system implies it.")
+        Switch | None,
+        Field(description="Put the prompt into the model's chat template; --system implies it."),
     ] = None
     profile: Annotated[Switch, Field(description="Say at the end where a token's time went, hop by hop.")] = (
         False

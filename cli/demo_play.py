@@ -119,7 +119,9 @@ def _add(model: Any, tokenizer: Any) -> None:
     """Ask the swarm sums that the model has never seen."""
     lines = []
     for a, b in held_out_sums(SUMS, seed=random.SystemRandom().randrange(1 << 30)):
-        said = complete(model, tokenizer, Prompt(f"{a} + {b} ="), Sampling(_SUM_TOKENS, 0), lambda text, tokens: None)
+        said = complete(
+            model, tokenizer, Prompt(f"{a} + {b} ="), Sampling(_SUM_TOKENS, 0), lambda text, tokens: None
+        )
         number = re.match(r"\s*(\d+)", said.text)
         good = number is not None and int(number[1]) == a + b
         lines.append(

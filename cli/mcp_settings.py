@@ -23,7 +23,9 @@ class McpSettings(PeersSettings, ModelSettings):
     http: Annotated[Switch, Field(description="Serve over streamable HTTP, not over stdin and stdout.")] = (
         False
     )
-    host: Annotated[Host, Shown("IP"), Field(description="Interface to listen on, with --http.")] = "127.0.0.1"
+    host: Annotated[Host, Shown("IP"), Field(description="Interface to listen on, with --http.")] = (
+        "127.0.0.1"
+    )
     port: Annotated[Port, Field(description="TCP port to listen on, with --http; 0 takes any free one.")] = (
         8001
     )

@@ -11,8 +11,8 @@ class Sampling:
     """None leaves a value to the model's own generation settings; `temperature` 0 is greedy.
 
     The text ends before the first of `stops`. `speculate` is the option of `SwarmModel.generate`, which local models
-    do not have: None leaves it out. `auto` is off where a seed is given: how much is drafted depends on timing, and with
-    it which random numbers are drawn.
+    do not have: None leaves it out. `auto` is off where a seed is given: how much is drafted depends on timing, and
+    with it which random numbers are drawn.
     """
 
     max_tokens: int

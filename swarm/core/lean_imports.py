@@ -30,7 +30,13 @@ class LeanPackage(ModuleType):
         loader: LeanLoader = self.__dict__["__loader__"]
         if loader.outcome is None and name in loader.homes:
             module, original = loader.homes[name]
-            found = getattr(import_module(module), original)
+            try:
+                found = getattr(import_module(module), original)
+            except ImportError:
+                if loader.outcome is None:
+                    raise
+                loader.run(self)  # the module needs what only the code makes, and the code needs the module
+                return getattr(loader.outcome, name)
             setattr(self, name, found)
             return found
         if loader.outcome is None and not name.startswith("_"):

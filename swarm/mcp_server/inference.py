@@ -10,8 +10,8 @@ from mcp.server.mcpserver import Context
 from pydantic import BaseModel, ConfigDict, Field
 
 from swarm.core.errors import SwarmUnavailable
+from swarm.gateway.answer import Answer
 from swarm.gateway.ask import Ask, Sampling
-from swarm.gateway.desk import Answer
 from swarm.gateway.events import Ending, Piece
 from swarm.mcp_server.failure import told
 from swarm.mcp_server.reach import Reach, Writer, chosen_peers
@@ -21,14 +21,17 @@ MOST_ANSWERS = 16
 REPORT_EVERY = 16  # tokens
 
 Prompt = Annotated[
-    str, Field(min_length=1, max_length=MOST_CHARACTERS, description="What the model answers or goes on from.")
+    str,
+    Field(min_length=1, max_length=MOST_CHARACTERS, description="What the model answers or goes on from."),
 ]
 ModelName = Annotated[
     str | None, Field(max_length=256, description="The model; this server generates with one only.")
 ]
 Parallelism = Annotated[
     int,
-    Field(ge=1, le=MOST_ANSWERS, description="How many answers to generate at once, as sessions of their own."),
+    Field(
+        ge=1, le=MOST_ANSWERS, description="How many answers to generate at once, as sessions of their own."
+    ),
 ]
 Nodes = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=256)]] | None,

@@ -119,7 +119,9 @@ def chosen_peers(report: StatusReport, nodes: Sequence[str]) -> frozenset[str]:
         ConfigError: there is no such peer, or together they lack layers.
     """
     rows = [row for node in nodes for row in _matching(report, node)]
-    missing = sorted(set(range(report.n_layers)) - {layer for row in rows for layer in range(row.span.start, row.span.end)})
+    missing = sorted(
+        set(range(report.n_layers)) - {layer for row in rows for layer in range(row.span.start, row.span.end)}
+    )
     if missing:
         raise ConfigError(
             f"nodes: {', '.join(nodes)} do not serve layer {missing[0]}"

@@ -60,7 +60,9 @@ class Simulations:
             policies = POLICIES if policy == "all" else (policy,)
             matrix = Matrix((load_scenario(scenario),), (peers,), seeds, policies, replicas)
             [report] = reports(in_order(await _play(matrix), matrix))
-            return SimulationResult(peers=peers, rows=[dict(row) for row in report.rows], notes=[*report.notes])
+            return SimulationResult(
+                peers=peers, rows=[dict(row) for row in report.rows], notes=[*report.notes]
+            )
 
 
 async def _play(matrix: Matrix) -> list[Outcome]:

@@ -13,7 +13,8 @@ from swarm.mcp_server.reach import Reach
 from swarm.routing.status import PeerRow, StatusReport, as_json
 
 ModelFilter = Annotated[
-    str | None, Field(max_length=256, description="Name or uid of a model; left out: all models of the swarm.")
+    str | None,
+    Field(max_length=256, description="Name or uid of a model; left out: all models of the swarm."),
 ]
 
 

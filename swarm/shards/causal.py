@@ -120,16 +120,16 @@ def _prepare_cache(
 def _without_cached(prepare: Callable[..., Any]) -> Callable[..., Any]:
     """Inputs of a forward without what the cache has of them.
 
-    transformers sees to that in all ways to generate but with drafts: there, a prompt whose beginning is cached would be
-    fed whole.
+    transformers sees to that in all ways to generate but with drafts: there, a prompt whose beginning is cached would
+    be fed whole.
     """
 
     @functools.wraps(prepare)  # generate() looks at the signature
     def prepared(self: Any, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         cache = kwargs.get(cache_argument(type(self)))
-        drafted = isinstance(cache, RemoteCache) and cache.drafted and cache.length > 0
-        if drafted and kwargs.get("next_sequence_length", 0) is None:
-            kwargs["next_sequence_length"] = input_ids.shape[1] - cache.length
+        cached = cache.length if isinstance(cache, RemoteCache) and cache.drafted else 0
+        if cached and kwargs.get("next_sequence_length", 0) is None:
+            kwargs["next_sequence_length"] = input_ids.shape[1] - cached
         return prepare(self, input_ids, *args, **kwargs)
 
     return prepared
