@@ -10,7 +10,7 @@ from swarm.bench.plan import Plan, WanNetwork
 from swarm.cli.setting_types import Count, Counts, DelayMs, File, Shown, Text
 from swarm.cli.settings import Settings
 
-BENCHMARKS = ("decode", "prefill", "concurrency", "fairness", "prefix", "failover", "wan", "start")
+BENCHMARKS = ("decode", "prefill", "concurrency", "fairness", "prefix", "failover", "wan", "wire", "start")
 _PLAN = Plan()
 
 
@@ -18,7 +18,18 @@ class BenchSettings(Settings):
     """`swarm bench WHICH`."""
 
     which: Annotated[
-        Literal["decode", "prefill", "concurrency", "fairness", "prefix", "failover", "wan", "start", "all"],
+        Literal[
+            "decode",
+            "prefill",
+            "concurrency",
+            "fairness",
+            "prefix",
+            "failover",
+            "wan",
+            "wire",
+            "start",
+            "all",
+        ],
         Shown("WHICH", positional=True),
         Field(description=f"What to measure: {', '.join(BENCHMARKS)} or all."),
     ]
@@ -41,7 +52,9 @@ class BenchSettings(Settings):
     )
     prompt: Annotated[
         Count | None,
-        Shown(metavar="N", default="prefill 1024, fairness 4096, prefix 1000, failover 512, else 16"),
+        Shown(
+            metavar="N", default="prefill 1024, fairness 4096, prefix 1000, failover 512, wire 256, else 16"
+        ),
         Field(description="Tokens of the prompt."),
     ] = None
     sessions: Annotated[

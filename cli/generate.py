@@ -90,6 +90,7 @@ def _as_json(output: Output, completion: Completion, load_s: float) -> dict[str,
         "finish_reason": completion.finish_reason,
         "timings": {"load_s": round(load_s, 4), **completion.timings()},
         "chain": [{"peer_id": h.peer_id, "name": name(h.peer_id), "span": str(h.span)} for h in output.hops],
+        "wire": output.model.swarm.wire,
         "failovers": stats.failovers,
         "stalled_s": round(stats.stalled_s, 4),
         "drafted_tokens": stats.drafted_tokens,
@@ -99,9 +100,11 @@ def _as_json(output: Output, completion: Completion, load_s: float) -> dict[str,
 
 def _summary(output: Output, completion: Completion) -> str:
     rate, failovers = completion.tokens_per_s, output.model.stats.failovers
+    wire = output.model.swarm.wire
     parts = [f"{len(completion.tokens)} tokens"]
     parts += [f"{rate:.1f} tokens/s"] if rate is not None else []
     parts += [f"{len(output.hops)} peers"] if len(output.hops) != 1 else ["1 peer"]
+    parts += [f"{wire} on the wire"] if wire != "model" else []
     parts += [f"{failovers} failovers"] if failovers else []
     return ", ".join(parts)
 

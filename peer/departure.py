@@ -67,7 +67,8 @@ def departure_of(own_id: str, offer: Offer, finished: Finished, output: StepTens
     """The output of a finished step, for the next hop or, where there is none, for the client."""
     session, message = finished.session, finished.message
     began_s = time.perf_counter()
-    packed = pack(_for_client(offer, finished, output) if session.next is None else output.named())
+    leaving = _for_client(offer, finished, output) if session.next is None else output.named()
+    packed = pack(leaving, session.coding)
     timing = HopTiming(
         peer=own_id,
         queue_s=finished.queue_s,

@@ -43,6 +43,7 @@ class ChainRequest:
         links: one-way seconds between any two nodes.
         tokens: token rows (rows x positions) that every hop must have free.
         precision: the only one to use; None takes the precision with the cheapest chain.
+        coding: in which activations travel; None for the model's dtype.
         avoid: peers that are not used, whatever they announce.
         only: the only peers to use; None allows all.
         together: layers that must run on one peer.
@@ -53,6 +54,7 @@ class ChainRequest:
     links: LinkCost
     tokens: int = 1
     precision: str | None = None
+    coding: str | None = None
     avoid: frozenset[str] = frozenset()
     only: frozenset[str] | None = None
     together: Span | None = None
@@ -69,6 +71,8 @@ class ChainRequest:
             return record.state.value
         if self.precision not in (None, record.precision):
             return f"not in {self.precision}"
+        if self.coding is not None and self.coding not in record.codings:
+            return f"without {self.coding} on the wire"
         if record.free_tokens < self.tokens:
             return "full"
         return ""

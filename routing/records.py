@@ -50,7 +50,8 @@ class PeerRecord(BaseModel):
 
     `seconds_per_layer` 0 means not measured yet; `links` maps other peers to one-way seconds from this one;
     `pinned` peers never move; `load_s` is what loading one layer takes, 0 if unknown.
-    `free_tokens` and `total_tokens` count token rows of the KV cache; `batching` is how steps of several sessions run.
+    `free_tokens` and `total_tokens` count token rows of the KV cache; `batching` is how steps of several sessions run;
+    `codings` are the forms besides the model's dtype in which it takes and sends activations.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -67,6 +68,7 @@ class PeerRecord(BaseModel):
     state: PeerState
     precision: Annotated[_Text, Field(max_length=32)]
     batching: Annotated[_Text, Field(max_length=32)] = ""
+    codings: Annotated[tuple[Annotated[_Text, Field(max_length=16)], ...], Field(max_length=8)] = ()
     seconds_per_layer: _Seconds = 0.0
     queue_s: _Seconds = 0.0
     sessions: _Count = 0

@@ -38,6 +38,22 @@ def test_decode_is_measured_beside_the_local_model(swarm_factory: SwarmFactory, 
 
 @pytest.mark.slow
 @pytest.mark.network
+def test_what_int8_saves_and_costs_is_measured_beside_the_models_dtype(
+    swarm_factory: SwarmFactory, tmp_path: Path
+) -> None:
+    results = tmp_path / "results.json"
+    options = ["--size", "tiny", "--peers", "2", "--rounds", "1", "--tokens", "4", "--prompt", "32"]
+    done = swarm_factory().run("bench", "wire", *options, "--json", str(results), deadline_s=180.0)
+    assert (done.status, done.stderr) == (0, ""), done.stderr
+    (report,) = json.loads(results.read_text())["results"]
+    model, int8 = report["rows"]
+    assert (model["token_bytes"], int8["token_bytes"]) == (32 * 4, 32 + 4)
+    assert (model["wrong_flips"], model["wrong_tokens"]) == (0, 0)
+    assert model["logit_error"] < 1e-4 < int8["logit_error"] < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.network
 def test_fresh_processes_are_measured_to_their_first_token(
     swarm_factory: SwarmFactory, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ def test_without_options_everything_is_as_help_says() -> None:
         "prefix",
         "failover",
         "wan",
+        "wire",
         "start",
     )
     plan = settings.plan()

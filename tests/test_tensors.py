@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from swarm.core.config import Coding
 from swarm.core.errors import PeerIncompatible
 from swarm.wire.messages import DType, TensorMeta
 from swarm.wire.tensors import pack, unpack
@@ -79,6 +80,35 @@ def test_odd_bytes_become_plain_true() -> None:
     mask = unpack([meta], bytearray(b"\x02\x00"))["mask"]
     assert mask.tolist() == [[True, False]]
     assert (~mask).tolist() == [[False, True]]
+
+
+def test_where_int8_was_agreed_all_numbers_of_tokens_travel_so_and_nothing_else() -> None:
+    tensors = {
+        "hidden": torch.randn(2, 3, 70),
+        "mask": torch.ones(2, 3, dtype=torch.bool),
+        "token_ids": torch.ones(2, 3, dtype=torch.int64),
+        "embeds": torch.randn(2, 3, 8).bfloat16(),
+        "per_layer": torch.randn(2, 3, 4, 8).half(),
+        "carry.0": torch.randn(2, 3, 5),
+        "carry.1": torch.ones(2, 3, 5, dtype=torch.int64),
+        "carry.2": torch.randn(2, 3),
+    }
+    metas, views = pack(tensors, "int8")
+    coded = {meta.name for meta in metas if meta.coding == "int8"}
+    assert coded == {"hidden", "embeds", "per_layer", "carry.0"}
+    back = unpack(metas, joined(views), coding="int8")
+    for name, tensor in tensors.items():
+        assert (back[name].dtype, back[name].shape) == (tensor.dtype, tensor.shape)
+        assert torch.equal(back[name], tensor) == (name not in coded)
+
+
+@pytest.mark.parametrize(("sent", "agreed"), [("int8", None), (None, "int8")])
+def test_a_tensor_that_is_coded_otherwise_than_agreed_is_refused(
+    sent: Coding | None, agreed: Coding | None
+) -> None:
+    metas, views = pack({"hidden": torch.ones(1, 1, 4)}, sent)
+    with pytest.raises(PeerIncompatible, match=r"hidden came as .*, agreed was"):
+        unpack(metas, joined(views), coding=agreed)
 
 
 META = TensorMeta(name="hidden", dtype="float32", shape=[1, 4])

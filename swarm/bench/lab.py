@@ -19,7 +19,7 @@ from swarm.bench.local_swarm import LocalPeer, LocalSwarm
 from swarm.bench.plan import Tell
 from swarm.bench.sizes import SIZES, save
 from swarm.client.model import SwarmModel
-from swarm.core.config import ModelConfig
+from swarm.core.config import ClientConfig, ModelConfig, Wire
 from swarm.core.errors import ConfigError
 from swarm.core.span import Span
 from swarm.shards.source import ModelSource
@@ -106,6 +106,8 @@ class Lab:
                 way_in = swarm.wait_ready(started[0])[:1]
         return [swarm.wait_ready(peer)[0] for peer in started]
 
-    def client(self, addresses: Sequence[str]) -> SwarmModel:
+    def client(self, addresses: Sequence[str], wire: Wire = "model") -> SwarmModel:
         """A client of the swarm at these addresses."""
-        return SwarmModel.from_pretrained(self.source.folder, peers=addresses, dtype="float32")
+        return SwarmModel.from_pretrained(
+            self.source.folder, peers=addresses, dtype="float32", config=ClientConfig(wire=wire)
+        )

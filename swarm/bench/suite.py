@@ -17,6 +17,7 @@ from swarm.bench.prefix import prefix
 from swarm.bench.report import Report
 from swarm.bench.start import start
 from swarm.bench.wan import wan
+from swarm.bench.wire import wire
 
 _SUITE: dict[str, Callable[[Lab, Plan], Report]] = {
     "decode": decode,
@@ -26,6 +27,7 @@ _SUITE: dict[str, Callable[[Lab, Plan], Report]] = {
     "prefix": prefix,
     "failover": failover,
     "wan": wan,
+    "wire": wire,
     "start": start,
 }
 

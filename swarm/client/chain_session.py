@@ -63,7 +63,7 @@ class ChainSession:
         self._precision: str | None = None
         self._recorded = -1
         self._resend_from: int | None = 0  # the next step brings the past from there on; None: hops have it
-        self._hashes = BlockHashes()
+        self._hashes = BlockHashes(shared.config.coding)
         self._may_reuse = True
         self._is_settled = False  # the last step was answered: all hops have run it
         self._turn = asyncio.Lock()  # an interrupted step may still take its leave when the next one comes
@@ -153,6 +153,7 @@ class ChainSession:
             tokens=rows * max(self._max_tokens, self._history.length),
             rollback=self._rollback,
             timeout_s=self._shared.config.open_timeout_s,
+            coding=self._shared.config.coding,
         )
         if self._answered:
             self._shared.stats.failovers += 1
@@ -200,7 +201,7 @@ class ChainSession:
         missing = step.tensors.tokens - found.shape[1]
         if missing == 0:
             return found
-        return torch.cat([found.new_zeros(found.shape[0], missing, found.shape[2]), found], dim=1)
+        return torch.cat([found.new_zeros(found.shape[0], missing, *found.shape[2:]), found], dim=1)
 
     async def _blame(self, error: PeerError, trouble: Trouble) -> None:
         """Draw the consequences of a failure: which hops are lost, which peer is avoided."""

@@ -106,7 +106,7 @@ class Courier:
         involved: Sequence[RemoteHop] | None = None,
     ) -> _Flight:
         began_s = time.perf_counter()
-        metas, payload = pack(tensors.named())
+        metas, payload = pack(tensors.named(), self._shared.config.coding)
         self._packing_s = time.perf_counter() - began_s
         message = StepMessage(
             session=segment[0].session,

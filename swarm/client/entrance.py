@@ -79,7 +79,7 @@ class Entrance:
 
     async def _join(self, peers: tuple[str, ...]) -> None:
         self._joining = asyncio.current_task()
-        inbox = Inbox()
+        inbox = Inbox(self._config.coding)
         node = await Node.start(
             NodeConfig(peers=peers, host="127.0.0.1", listen=False),
             Identity.ephemeral(),

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from swarm.core.config import Coding
 from swarm.core.errors import PeerError
 from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.core.span import Span
@@ -19,13 +20,17 @@ _DISMISS_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SessionShape:
-    """What every hop of a session is opened with; `tokens` are token rows, `prefix` hashes the blocks to come."""
+    """What every hop of a session is opened with.
+
+    `tokens` are token rows, `prefix` hashes the blocks to come, `coding` is how activations travel.
+    """
 
     model_uid: str
     tokens: int
     rollback: bool
     timeout_s: float
     prefix: tuple[bytes, ...] = ()
+    coding: Coding | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +82,7 @@ class RemoteHop:
                 tokens=shape.tokens,
                 rollback=shape.rollback,
                 prefix=list(shape.prefix),
+                coding=shape.coding,
                 previous=previous,
                 next=following.as_next() if following is not None else None,
             ),

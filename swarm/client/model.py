@@ -172,4 +172,5 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
     def __repr__(self) -> str:
         chain = self.chain
         route = str(chain) if chain is not None else "no session"
-        return f"SwarmModel({self.source_name!r}, {type(self).__name__}, {route})"
+        wire = "" if self.swarm.wire == "model" else f", {self.swarm.wire} on the wire"
+        return f"SwarmModel({self.source_name!r}, {type(self).__name__}, {route}{wire})"

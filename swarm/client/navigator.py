@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
-from swarm.core.config import ClientConfig
+from swarm.core.config import ClientConfig, Coding
 from swarm.core.errors import PeerError, RequestError, SwarmError, SwarmUnavailable
 from swarm.core.precision import dtype_of
 from swarm.core.span import Span
@@ -35,6 +35,7 @@ class ChainWish:
         source, sink: peers before and after the chain; None means this client.
         precision: the only one to use; None takes the cheapest one of this dtype.
         only: the only peers to use; None allows all.
+        coding: how activations are coded on the wire; None if they are not.
     """
 
     tokens: int
@@ -43,6 +44,7 @@ class ChainWish:
     sink: str | None = None
     precision: str | None = None
     only: frozenset[str] | None = None
+    coding: Coding | None = None
 
 
 class NavigatorNode(Dialer, Protocol):
@@ -175,6 +177,7 @@ class Navigator:
             links=self._latencies,
             tokens=request.tokens,
             precision=precision,
+            coding=request.coding,
             avoid=self._breaker.open_peers(_now_s()),
             only=request.only,
             together=self.together,

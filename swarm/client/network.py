@@ -15,7 +15,7 @@ from swarm.client.entrance import Entrance
 from swarm.client.profile import StepProfile
 from swarm.client.shared import LoadedModel, Shared
 from swarm.client.stats import ClientStats
-from swarm.core.config import ClientConfig
+from swarm.core.config import ClientConfig, Wire
 from swarm.core.errors import Interrupted, NodeError
 from swarm.core.precision import dtype_of
 from swarm.core.span import Span
@@ -54,6 +54,11 @@ class Network:
             model_uid=entrance.model_uid,
             stats=self.stats,
         )
+
+    @property
+    def wire(self) -> Wire:
+        """How activations travel."""
+        return self._shared.config.wire
 
     def dtypes(self) -> set[str]:
         """The dtypes in which peers of this model compute now."""
