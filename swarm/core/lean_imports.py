@@ -33,7 +33,7 @@ class LeanPackage(ModuleType):
             try:
                 found = getattr(import_module(module), original)
             except ImportError:
-                if loader.outcome is None:
+                if not loader.has_begun:
                     raise
                 loader.run(self)  # the module needs what only the code makes, and the code needs the module
                 return getattr(loader.outcome, name)
@@ -78,6 +78,11 @@ class LeanLoader:
                     self.homes |= {alias.asname or alias.name: (origin, alias.name) for alias in names}
                 case ast.Assign(targets=[ast.Name(id=constant)], value=ast.Constant(value=value)):
                     setattr(module, constant, value)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the code runs or has run, maybe meanwhile."""
+        return self.outcome is not None
 
     def run(self, module: ModuleType) -> None:
         """Run the code, which may put another module in the place of this one."""
