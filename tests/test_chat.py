@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pexpect
 import pytest
 
+from swarm.builtin import demo_path
 from tests.gateway_lab import local_text
 from tests.peers import LocalSwarm
 from tests.processes import QUIET, ROOT, Zygote
@@ -117,3 +119,64 @@ def test_ctrl_c_stops_the_answer_but_not_the_chat(swarm: LocalSwarm, tmp_path: P
     assert (question["content"], second["content"]) == (LONG, SUM)
     messages: list[Any] = [question, stopped, second]
     assert answer["content"] == local_text(messages, 12)
+
+
+def test_commands_between_messages(swarm: LocalSwarm) -> None:
+    done = plain(swarm, SUM, "/retry", "/new", STORY, "/set max_tokens=5", f"//{SUM}")
+    first, again, story, settings, last = done.stdout.splitlines()
+    assert (done.status, done.stderr) == (0, "")
+    assert [first, again] == local_answers(SUM) * 2
+    assert story == local_answers(STORY)[0]
+    assert settings.endswith("max_tokens=5")
+    assert last  # one slash of two was taken off: this was a message
+
+
+def test_the_first_error_ends_a_chat_of_plain_lines(swarm: LocalSwarm) -> None:
+    done = plain(swarm, "/nonsense", SUM)
+    assert (done.status, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: there is no command /nonsense: ")
+
+
+def test_a_model_without_a_chat_template_goes_on_with_the_text(swarm: LocalSwarm) -> None:
+    folder = swarm.folder / "demo"
+    shutil.copytree(demo_path(), folder)
+    (folder / "chat_template.jinja").unlink()
+    options = ["--peers", swarm.addresses[0], "--max-tokens", "12"]
+    text = swarm.run("generate", "demo", "Once upon a time", *options).stdout
+    done = swarm.run("chat", str(folder), *options, stdin=b"Once upon a time\n")
+    assert (done.status, done.stderr, done.stdout) == (0, "", text)
+    done = swarm.run("chat", str(folder), "--system", "Be kind.", *options)
+    assert done.status == 2
+    assert "no chat template" in done.stderr
+
+
+def test_a_peer_that_dies_changes_the_line_but_not_the_answer(zygote: Zygote, tmp_path: Path) -> None:
+    with LocalSwarm(zygote) as swarm:
+        peers = {
+            name: swarm.serve("demo", span, "--name", name, "--threads", "1")
+            for name, span in (("ada", "0:5"), ("ben", "5:8"), ("dora", "5:8"))
+        }
+        with Terminal(swarm, tokens=400) as chat:
+            chat.say(LONG)
+            chat.child.expect(r"ada 0:5 → (ben|dora) 5:8 · \d\d tokens")
+            peers[chat.child.match.group(1)].kill()
+            chat.child.expect(r"1 failover\x1b\[0m\r\n")
+            chat.await_prompt()
+            chat.say(f"/save {tmp_path / 'chat.json'}")
+            chat.child.expect_exact("saved to")
+            assert chat.leave() == 0
+    _, answer = json.loads((tmp_path / "chat.json").read_text())["messages"]
+    assert answer["content"] == local_answers(LONG, tokens=400)[0]
+
+
+def test_without_prompt_toolkit_a_terminal_is_told_what_to_install() -> None:
+    script = (
+        "import sys; sys.modules['prompt_toolkit'] = None; from swarm.cli.main import run;"
+        "sys.exit(run(['chat', 'demo', '--peers', sys.argv[1]]))"
+    )
+    address = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWExeMD52dy9zaakce5QMLJGR7qZxyWjUfRKxYEb1rpoYw"
+    output, status = pexpect.run(
+        f'{sys.executable} -c "{script}" {address}', withexitstatus=True, cwd=ROOT, timeout=60
+    )
+    assert status == 2
+    assert b"pip install 'layerswarm[chat]'" in output
