@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from swarm.mcp_server.server import build
 from tests.gateway_lab import local_text
 from tests.peers import LocalSwarm
 from tests.processes import QUIET, ROOT, Zygote
+from tests.swarm_records import wait_all_free
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
@@ -210,6 +212,67 @@ def test_performance_tells_what_was_generated(swarm: LocalSwarm) -> None:
     assert (before["this_server"]["calls"], before["this_server"]["tokens_per_s"]) == (0, None)
     assert (after["this_server"]["answers"], after["this_server"]["tokens"]) == (2, 2 * TOKENS)
     assert after["models"][0]["weakest_layer_tokens_per_s"] > 0
+
+
+def test_a_call_that_is_given_up_frees_its_sessions(swarm: LocalSwarm) -> None:
+    async def questions(client: Client) -> int:
+        came = asyncio.Event()
+
+        async def progress(done: float, total: float | None, message: str | None) -> None:
+            came.set()
+
+        arguments = {"prompt": STORY, "parallelism": 2, "sampling": {"max_tokens": 1900, "temperature": 5}}
+        call = asyncio.create_task(
+            client.call_tool("llm_inference_distributed", arguments, progress_callback=progress)
+        )
+        await came.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.to_thread(wait_all_free, swarm.addresses)  # while the server lives on
+        return (await read(client, "llm://performance"))["this_server"]["running"]
+
+    assert ask(swarm, questions) == 0
+
+
+def test_a_swarm_that_is_not_there_is_an_error_and_tried_again(swarm: LocalSwarm) -> None:
+    nobody = f"/ip4/127.0.0.1/tcp/1/p2p/{swarm.peers[0].peer_id}"
+
+    async def run() -> list[Any]:
+        async with Client(build(Reach(McpConfig(ModelConfig("demo"), (nobody,))))) as client:
+            with pytest.raises(MCPError, match="cannot reach any of the peers"):
+                await client.read_resource("llm://models")
+            return [await tell(client), await client.call_tool("swarm_status", {})]
+
+    for result in asyncio.run(run()):
+        assert result.is_error
+        assert "cannot reach any of the peers" in result.content[0].text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "--peers is missing"),
+        (["--peers", "ADDRESS", "--host", "0.0.0.0"], "--host 0.0.0.0 lets other machines in"),
+        (["--peers", "ADDRESS", "--port", "99999"], "--port"),
+    ],
+)
+def test_bad_options_give_one_clear_line(swarm: LocalSwarm, options: list[str], said: str) -> None:
+    done = swarm.run("mcp", "demo", *(swarm.addresses[0] if o == "ADDRESS" else o for o in options))
+    assert (done.status, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert said in done.stderr
+
+
+def test_without_the_sdk_it_says_what_to_install() -> None:
+    script = (
+        "import sys; sys.modules['mcp'] = None; from swarm.cli.main import run;"
+        "sys.exit(run(['mcp', 'demo', '--peers', sys.argv[1]]))"
+    )
+    address = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWExeMD52dy9zaakce5QMLJGR7qZxyWjUfRKxYEb1rpoYw"
+    command = [sys.executable, "-c", script, address]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pip install 'layerswarm[mcp]'" in done.stderr
 
 
 def test_a_simulation_gives_its_table(swarm: LocalSwarm) -> None:
