@@ -45,6 +45,7 @@ class ChainRequest:
         precision: the only one to use; None takes the precision with the cheapest chain.
         coding: in which activations travel; None for the model's dtype.
         avoid: peers that are not used, whatever they announce.
+        only: the only peers to use; None allows all.
         together: layers that must run on one peer.
     """
 
@@ -55,12 +56,15 @@ class ChainRequest:
     precision: str | None = None
     coding: str | None = None
     avoid: frozenset[str] = frozenset()
+    only: frozenset[str] | None = None
     together: Span | None = None
 
     def objection(self, record: PeerRecord) -> str:
         """Why this peer cannot be used, in a few words; empty if it can."""
         if record.span.cuts(self.together):
             return f"cuts layers {self.together}, which must stay together"
+        if self.only is not None and record.peer_id not in self.only:
+            return "not asked for"
         if record.peer_id in self.avoid:
             return "avoided after failures"
         if record.state is not PeerState.ONLINE:
