@@ -218,7 +218,7 @@ def test_a_call_that_is_given_up_frees_its_sessions(swarm: LocalSwarm) -> None:
     async def questions(client: Client) -> int:
         came = asyncio.Event()
 
-        async def progress(done: float, total: float | None, message: str | None) -> None:
+        async def progress(progress: float, total: float | None = None, message: str | None = None) -> None:
             came.set()
 
         arguments = {"prompt": STORY, "parallelism": 2, "sampling": {"max_tokens": 1900, "temperature": 5}}
@@ -230,7 +230,8 @@ def test_a_call_that_is_given_up_frees_its_sessions(swarm: LocalSwarm) -> None:
         with pytest.raises(asyncio.CancelledError):
             await call
         await asyncio.to_thread(wait_all_free, swarm.addresses)  # while the server lives on
-        return (await read(client, "llm://performance"))["this_server"]["running"]
+        performance = await read(client, "llm://performance")
+        return int(performance["this_server"]["running"])
 
     assert ask(swarm, questions) == 0
 
