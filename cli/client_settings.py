@@ -1,4 +1,4 @@
-"""Options of the commands that use a swarm: generate, status, check and demo."""
+"""Options of the commands that use a swarm: generate, chat, status, check and demo."""
 
 from __future__ import annotations
 
@@ -23,14 +23,11 @@ from swarm.core.config import ClientConfig, Precision, Wire
 _CLIENT = ClientConfig()
 
 
-class GenerateSettings(PeersSettings, ModelSettings):
-    """`swarm generate MODEL PROMPT`."""
+class TextSettings(PeersSettings, ModelSettings):
+    """What all commands that generate text have."""
 
     PANEL = "Options"
 
-    prompt: Annotated[
-        Text, Shown("PROMPT", positional=True), Field(description="Text to go on from; - reads stdin.")
-    ]
     max_tokens: Annotated[Count, Field(description="Most new tokens.")] = 128
     temperature: Annotated[
         Temperature | None,
@@ -54,16 +51,7 @@ class GenerateSettings(PeersSettings, ModelSettings):
             "possible and no --seed asks for the same sampled text again), or by a small MODEL on this machine."
         ),
     ] = "auto"
-    chat: Annotated[Switch | None, Field(description="Put the prompt into the model's chat template.")] = None
-    system: Annotated[Text | None, Field(description="System message of the chat; implies --chat.")] = None
-    profile: Annotated[Switch, Field(description="Say at the end where a token's time went, hop by hop.")] = (
-        False
-    )
-    json_output: Annotated[
-        Switch,
-        Shown(flag="--json"),
-        Field(description="Print text, tokens, timings and the chain as JSON, at the end."),
-    ] = False
+    system: Annotated[Text | None, Field(description="System message of the chat.")] = None
     dtype: Annotated[Precision, Field(description="Precision of what this side computes.")] = "auto"
     wire: Annotated[
         Wire,
@@ -84,9 +72,7 @@ class GenerateSettings(PeersSettings, ModelSettings):
     refresh_s: Annotated[Seconds, Field(description="How often to look for new peers.")] = _CLIENT.refresh_s
 
     @model_validator(mode="after")
-    def _options_agree(self) -> Self:
-        if self.system is not None and self.chat is False:
-            raise ValueError("--system contradicts --no-chat: a system message needs the chat template")
+    def _sampling_agrees(self) -> Self:
         for name in ("top_p", "top_k", "seed"):
             if self.temperature == 0 and getattr(self, name) is not None:
                 raise ValueError(
@@ -102,6 +88,32 @@ class GenerateSettings(PeersSettings, ModelSettings):
             refresh_s=self.refresh_s,
             wire=self.wire,
         )
+
+
+class GenerateSettings(TextSettings):
+    """`swarm generate MODEL PROMPT`."""
+
+    prompt: Annotated[
+        Text, Shown("PROMPT", positional=True), Field(description="Text to go on from; - reads stdin.")
+    ]
+    chat: Annotated[
+        Switch | None,
+        Field(description="Put the prompt into the model's chat template; --system implies it."),
+    ] = None
+    profile: Annotated[Switch, Field(description="Say at the end where a token's time went, hop by hop.")] = (
+        False
+    )
+    json_output: Annotated[
+        Switch,
+        Shown(flag="--json"),
+        Field(description="Print text, tokens, timings and the chain as JSON, at the end."),
+    ] = False
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> Self:
+        if self.system is not None and self.chat is False:
+            raise ValueError("--system contradicts --no-chat: a system message needs the chat template")
+        return self
 
 
 class StatusSettings(PeersSettings):

@@ -6,17 +6,30 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList, set_seed
 
-from swarm.cli.prompt import Prompt
 from swarm.cli.sampling import Sampling
 from swarm.client.token_stream import TextAssembler, TokenStream
 from swarm.core.config import ModelConfig
 from swarm.core.errors import ModelError
 from swarm.shards.source import ModelSource
+
+
+class Encodable(Protocol):
+    """What can be made into `input_ids` and `attention_mask`, `[1, n]` each."""
+
+    def encode(self, tokenizer: Any) -> dict[str, Any]: ...
+
+
+class KeptSession(Protocol):
+    """A session that outlives a generation: see `swarm.client.dialogue`."""
+
+    def arguments(self, prompt: Sequence[int], max_tokens: int) -> dict[str, Any]: ...
+
+    def note(self, ids: Sequence[int]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,34 +87,42 @@ def load_assistant(model: ModelConfig) -> Any:
 def complete(
     model: Any,
     tokenizer: Any,
-    prompt: Prompt,
+    prompt: Encodable,
     sampling: Sampling,
-    show: Callable[[str], None],
+    show: Callable[[str, int], None],
+    session: KeptSession | None = None,
 ) -> Completion:
-    """Generate, and hand the text to `show` as it becomes certain: once per token and once at the end, maybe empty."""
+    """Generate, and hand the text to `show` as it becomes certain, with the number of new tokens: see `TokenStream`."""
 
     def decode(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=True))
 
     encoded = prompt.encode(tokenizer)
+    ids = encoded["input_ids"][0].tolist()
     assembler = TextAssembler(decode, sampling.stops)
     stream = TokenStream(assembler, show)
     if sampling.seed is not None:
         set_seed(sampling.seed)
+    kept = session.arguments(ids, sampling.max_tokens) if session is not None else {}
     started = time.perf_counter()
-    model.generate(
-        **encoded,
-        **sampling.arguments(),
-        streamer=stream,
-        stopping_criteria=StoppingCriteriaList([_StopText(assembler)]) if sampling.stops else None,
-        pad_token_id=_padding(tokenizer),
-    )
+    try:
+        model.generate(
+            **encoded,
+            **kept,
+            **sampling.arguments(),
+            streamer=stream,
+            stopping_criteria=StoppingCriteriaList([_StopText(assembler)]) if sampling.stops else None,
+            pad_token_id=_padding(tokenizer),
+        )
+    finally:
+        if session is not None:
+            session.note(ids + stream.ids)
     length_reached = len(stream.ids) >= sampling.max_tokens and not assembler.stopped
     ended = bool(stream.ids) and stream.ids[-1] in _end_tokens(model)
     return Completion(
         text=assembler.text,
         tokens=stream.ids,
-        prompt_tokens=encoded["input_ids"].shape[1],
+        prompt_tokens=len(ids),
         finish_reason="length" if length_reached and not ended else "stop",
         times=[moment - started for moment in stream.times],
     )

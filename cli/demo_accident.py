@@ -32,7 +32,7 @@ class Accident:
     def happened(self) -> bool:
         return bool(self.victim)
 
-    def show(self, text: str) -> None:
+    def show(self, text: str, tokens: int) -> None:
         """Called once with every token, with the text that it completes."""
         sys.stdout.write(text)
         sys.stdout.flush()

@@ -23,7 +23,7 @@ from swarm.cli.event_loop import run_async
 from swarm.cli.prompt import Prompt
 from swarm.cli.sampling import Sampling
 from swarm.cli.status_table import render
-from swarm.cli.swarm_survey import SwarmSurvey
+from swarm.client.swarm_survey import SwarmSurvey
 from swarm.core.config import ModelConfig
 from swarm.core.errors import SwarmError
 from swarm.core.span import Span
@@ -106,7 +106,7 @@ def _local(source: ModelSource, tokenizer: Any, settings: DemoSettings) -> Compl
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=source.dtype("auto"))
     sampling = Sampling(settings.max_tokens, 0)
-    return complete(model, tokenizer, Prompt(settings.prompt), sampling, lambda text: None)
+    return complete(model, tokenizer, Prompt(settings.prompt), sampling, lambda text, tokens: None)
 
 
 def _compare(told: Completion, local: Completion) -> None:
@@ -119,7 +119,9 @@ def _add(model: Any, tokenizer: Any) -> None:
     """Ask the swarm sums that the model has never seen."""
     lines = []
     for a, b in held_out_sums(SUMS, seed=random.SystemRandom().randrange(1 << 30)):
-        said = complete(model, tokenizer, Prompt(f"{a} + {b} ="), Sampling(_SUM_TOKENS, 0), lambda text: None)
+        said = complete(
+            model, tokenizer, Prompt(f"{a} + {b} ="), Sampling(_SUM_TOKENS, 0), lambda text, tokens: None
+        )
         number = re.match(r"\s*(\d+)", said.text)
         good = number is not None and int(number[1]) == a + b
         lines.append(

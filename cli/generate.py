@@ -13,8 +13,7 @@ from swarm.cli.client_settings import GenerateSettings
 from swarm.cli.options import command_of
 from swarm.cli.profile_table import show_profile
 from swarm.cli.prompt import Prompt, read_prompt
-from swarm.cli.sampling import Sampling
-from swarm.core.config import ModelConfig
+from swarm.cli.text_source import open_model, sampling_of
 
 if TYPE_CHECKING:
     from swarm import SwarmModel
@@ -29,7 +28,7 @@ def generate(settings: GenerateSettings) -> None:
     )
     settings.require_peers()
     started = time.perf_counter()
-    with _open_model(settings) as model:
+    with open_model(settings) as model:
         load_s = time.perf_counter() - started
         output = Output(model, streams=not settings.json_output)
         try:
@@ -56,7 +55,7 @@ class Output:
         self._streams = streams
         self._in_line = False
 
-    def show(self, text: str) -> None:
+    def show(self, text: str, tokens: int) -> None:
         self.chain = self.model.chain or self.chain
         if self._streams and text:
             sys.stdout.write(text)
@@ -73,48 +72,13 @@ class Output:
         return self.chain.hops if self.chain is not None else ()
 
 
-def _open_model(settings: GenerateSettings) -> SwarmModel:
-    from swarm import SwarmModel  # imports hivemind; torch and transformers come with the model: seconds
-
-    return SwarmModel.from_pretrained(
-        settings.model,
-        peers=settings.peers,
-        revision=settings.revision,
-        token=settings.token,
-        cache_dir=settings.cache_dir,
-        dtype=settings.dtype,
-        config=settings.client_config(),
-    )
-
-
 def _complete(model: SwarmModel, settings: GenerateSettings, prompt: Prompt, output: Output) -> Completion:
     from swarm.cli.completion import complete
     from swarm.shards.tokenizer import load_tokenizer
 
-    sampling = Sampling(
-        settings.max_tokens,
-        settings.temperature,
-        settings.top_p,
-        settings.top_k,
-        settings.seed,
-        settings.stop,
-        _speculation(settings),
-    )
+    sampling = sampling_of(settings)
     tokenizer = load_tokenizer(settings.model_source())
     return complete(model, tokenizer, prompt, sampling, output.show)
-
-
-def _speculation(settings: GenerateSettings) -> Any:
-    """The `speculate` option of `SwarmModel.generate`: a word, or a local model that drafts."""
-    if settings.speculate == "auto" and settings.seed is not None:
-        return "off"  # how much is drafted depends on timing, and with it which random numbers are drawn
-    if settings.speculate in ("auto", "off", "ngram"):
-        return settings.speculate
-    from swarm.cli.completion import load_assistant
-
-    return load_assistant(
-        ModelConfig(settings.speculate, settings.revision, settings.token, settings.cache_dir)
-    )
 
 
 def _as_json(output: Output, completion: Completion, load_s: float) -> dict[str, Any]:

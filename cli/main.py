@@ -22,13 +22,16 @@ from swarm.cli.failure import report, silence_broken_pipe
 COMMANDS = {
     "serve": "Serve layers of a model to the swarm.",
     "generate": "Generate text over the swarm.",
+    "chat": "Talk with a model of the swarm in the terminal.",
     "gateway": "Serve a model of the swarm over HTTP, as OpenAI and Anthropic do.",
     "gateway-key": "Make an API key for a gateway.",
+    "mcp": "Offer the swarm as tools of a language model (MCP).",
     "status": "Show who serves which layers.",
     "bootstrap": "Run a node without layers, as a fixed address to join.",
     "check": "Compare a model cut into spans with the whole one.",
     "demo": "Try it: a small swarm on this machine that loses a peer.",
     "bench": "Measure a swarm on this machine beside the local model.",
+    "simulate": "Simulate swarms of many peers in virtual time.",
     "version": "Print the versions of this program and of what it builds on.",
 }
 

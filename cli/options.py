@@ -39,11 +39,12 @@ def command_of(settings: type[S], action: Callable[[S], None]) -> Callable[..., 
 def _in_order(settings: type[Settings]) -> list[tuple[type[Settings], str]]:
     """Arguments first, then a command's own options before those it inherits; each with the class that owns it."""
     owners = [cls for cls in settings.__mro__ if issubclass(cls, Settings)]
+    nearest = {name: cls for cls in reversed(owners) for name in inspect.get_annotations(cls)}
     fields = [
         (cls, name)
         for cls in owners
         for name in inspect.get_annotations(cls)
-        if name in settings.model_fields
+        if name in settings.model_fields and nearest[name] is cls
     ]
     arguments = [(cls, name) for cls, name in fields if settings.shown(name).positional]
     arguments.sort(key=lambda field: field[1])  # MODEL before PROMPT

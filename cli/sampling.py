@@ -11,7 +11,8 @@ class Sampling:
     """None leaves a value to the model's own generation settings; `temperature` 0 is greedy.
 
     The text ends before the first of `stops`. `speculate` is the option of `SwarmModel.generate`, which local models
-    do not have: None leaves it out.
+    do not have: None leaves it out. `auto` is off where a seed is given: how much is drafted depends on timing, and
+    with it which random numbers are drawn.
     """
 
     max_tokens: int
@@ -26,7 +27,8 @@ class Sampling:
         """Keyword arguments of `generate()`."""
         chosen: dict[str, Any] = {"max_new_tokens": self.max_tokens}
         if self.speculate is not None:
-            chosen["speculate"] = self.speculate
+            settled = self.speculate == "auto" and self.seed is not None
+            chosen["speculate"] = "off" if settled else self.speculate
         if self.temperature == 0:
             return chosen | {"do_sample": False}
         given = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}

@@ -15,7 +15,7 @@ from swarm.cli.options import command_of
 from swarm.core.errors import SwarmUnavailable
 
 if TYPE_CHECKING:
-    from swarm.cli.swarm_survey import SwarmSurvey
+    from swarm.client.swarm_survey import SwarmSurvey
 
 
 def status(settings: StatusSettings) -> None:
@@ -25,7 +25,7 @@ def status(settings: StatusSettings) -> None:
 
 
 async def _status(settings: StatusSettings) -> None:
-    from swarm.cli.swarm_survey import SwarmSurvey  # imports hivemind
+    from swarm.client.swarm_survey import SwarmSurvey  # imports hivemind
 
     survey = await SwarmSurvey.start(settings.require_peers())
     try:
@@ -43,7 +43,7 @@ async def _status(settings: StatusSettings) -> None:
 
 
 async def _print_json(survey: SwarmSurvey, settings: StatusSettings) -> None:
-    from swarm.cli.status_table import as_json
+    from swarm.routing.status import as_json
 
     while True:
         print(json.dumps(as_json(await survey.look(settings.model))), flush=True)

@@ -1,4 +1,4 @@
-"""The map of a swarm, layers x peers, as a rich table and as JSON.
+"""The map of a swarm, layers x peers, as a rich table.
 
 Names that strangers chose stand in `Text`, which reads no markup; records allow no control characters.
 """
@@ -6,8 +6,6 @@ Names that strangers chose stand in `Text`, which reads no markup; records allow
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -31,11 +29,6 @@ def render(reports: Sequence[StatusReport], width: int) -> RenderableType:
     """All models, one below the other, for a terminal of `width` characters."""
     columns = min(MAP_COLUMNS, max(8, width - _OTHER_COLUMNS))
     return Group(*(part for report in reports for part in _model(report, columns)))
-
-
-def as_json(reports: Sequence[StatusReport]) -> dict[str, Any]:
-    """The reports with spans as `[start, end]`."""
-    return {"models": [_plain(asdict(report)) for report in reports]}
 
 
 def layer_map(span: Span, n_layers: int, columns: int) -> str:
@@ -111,13 +104,3 @@ def _short(tokens: int) -> str:
 
 def _label(name: str, peer_id: str) -> str:
     return f"{name} ({peer_id[-6:]})" if name else f"...{peer_id[-12:]}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        if value.keys() == {"start", "end"}:
-            return [value["start"], value["end"]]
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

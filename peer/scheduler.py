@@ -6,14 +6,14 @@ Within a session work runs in the order of arrival. Between sessions short work 
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 DECODE_TOKENS = 8
 LEAST_PORTION = 8
 PATIENCE_S = 0.5
-LINGER_SHARE = 0.04  # of a batch's time
-LONGEST_LINGER_S = 0.004
+LEAST_WAIT_S = 0.0005  # what one read of a socket brought comes within this time
+CLEAR_GAIN = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +88,22 @@ def long_head(waiting: Sequence[Waiting]) -> bytes | None:
     return next((waiting[i].session for i in _heads(waiting) if not waiting[i].is_short), None)
 
 
-def linger_s(waiting: Set[bytes], recent: Set[bytes], decode_s: float) -> float:
-    """How long an idle device waits for more sessions: steps that left one hop in one batch arrive one by one.
+def wait_s(here: int, expected_s: Sequence[float], batch_s: float) -> float:
+    """How long an idle device waits for more decode steps, in seconds.
 
-    Not at all if every session of the `recent` batches is waiting already, as when there is only one.
+    `here` sessions wait already, others are back in `expected_s` (sorted). A batch takes hardly longer with one more of
+    them, so the device waits for as many as make most tokens per second of waiting and computing, but never longer
+    than a batch takes.
     """
-    return 0.0 if recent <= waiting else min(LINGER_SHARE * decode_s, LONGEST_LINGER_S)
+    best, chosen_s = here / batch_s, 0.0
+    for more, at_s in enumerate(expected_s, start=1):
+        until_s = max(at_s, LEAST_WAIT_S)
+        if until_s > batch_s:
+            break
+        rate = (here + more) / (until_s + batch_s)
+        if rate > CLEAR_GAIN * best:
+            best, chosen_s = rate, until_s
+    return chosen_s
 
 
 def _heads(waiting: Sequence[Waiting]) -> list[int]:

@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from swarm.core.errors import SessionLost, SwarmError
+from swarm.peer.absences import Absences
 from swarm.peer.device_batch import Applied, Question, run_batch
 from swarm.peer.executor import Done, Executor
 from swarm.peer.layer_failure import error_of_layers
 from swarm.peer.prefill_share import PrefillShare
 from swarm.peer.queued import Queued
-from swarm.peer.scheduler import choose_batch, choose_one, linger_s, long_head
+from swarm.peer.scheduler import choose_batch, choose_one, long_head, wait_s
 from swarm.peer.sessions import HopSession
 from swarm.shards.step import Step, StepTensors
 from swarm.wire.messages import StepMessage
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
-RECENT_BATCHES = 4
 QUICK_S = 0.003  # the way to the device's thread and back takes 0.2 ms
 
 
@@ -62,8 +61,8 @@ class Worker:
         self._share = PrefillShare(batch_tokens)
         self._queue: list[Queued] = []
         self._running = False
-        self._starting = False
-        self._recent: deque[frozenset[bytes]] = deque(maxlen=RECENT_BATCHES)
+        self._absences = Absences()
+        self._timer: asyncio.Handle | None = None
         self.computed_tokens = 0
 
     @property
@@ -111,38 +110,50 @@ class Worker:
 
     def forget(self, session: HopSession) -> None:
         """Drop what is queued for a session that ended."""
-        self._recent = deque((batch - {session.id} for batch in self._recent), maxlen=RECENT_BATCHES)
+        self._absences.forget(session.id)
         gone = [queued for queued in self._queue if queued.session is session]
         self._queue = [queued for queued in self._queue if queued.session is not session]
         for queued in gone:
             queued.end(None, SessionLost("the session was closed"))
 
     def _enqueue(self, queued: Queued) -> None:
+        self._absences.came(queued.session.id, queued.arrived_s)
         self._queue.append(queued)
-        if self._running or self._starting:
+        if self._running:
             return
-        if self._recent and all(batch == {queued.session.id} for batch in self._recent):
-            self._start_next(here=True)  # it has been alone for a while: nobody to wait for
-            return
-        # not at once: what the same read of a socket brought shall run together
-        self._starting = True
-        asyncio.get_running_loop().call_soon(self._start_or_linger)
+        if self._absences.is_alone(queued.session.id):
+            self._start_or_wait(here=True)
+        else:  # not at once: what the same read of a socket brought shall run together
+            self._set_timer(asyncio.get_running_loop().call_soon(self._start_or_wait))
 
-    def _start_or_linger(self) -> None:
-        wait_s = 0.0
-        if self._together:
-            waiting = {queued.session.id for queued in self._queue}
-            wait_s = linger_s(waiting, frozenset().union(*self._recent), self.decode_s or 0.0)
-        if wait_s:
-            asyncio.get_running_loop().call_later(wait_s, self._start_next)
+    def _start_or_wait(self, here: bool = False) -> None:
+        """Start the next batch, or wait for those who will be back soon; `here` as for `_start_next`."""
+        self._set_timer(None)
+        if self._running or not self._queue:
+            return
+        pause_s = self._pause_s(time.monotonic())
+        if pause_s:
+            self._set_timer(asyncio.get_running_loop().call_later(pause_s, self._start_or_wait))
         else:
-            self._start_next()
+            self._start_next(here)
+
+    def _set_timer(self, timer: asyncio.Handle | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
+
+    def _pause_s(self, now_s: float) -> float:
+        if not self._together or self.decode_s is None:
+            return 0.0
+        if not all(queued.waiting.is_short for queued in self._queue):
+            return 0.0
+        waited_s = now_s - min(queued.arrived_s for queued in self._queue)
+        here = len({queued.session.id for queued in self._queue})
+        pause_s = wait_s(here, self._absences.expected(now_s), self.decode_s)
+        return pause_s if waited_s + pause_s <= self.decode_s else 0.0
 
     def _start_next(self, here: bool = False) -> None:
         """Run what the scheduler chooses; in the calling thread if that is worth it and it may be `here`."""
-        self._starting = False
-        if self._running or not self._queue:
-            return
         now = time.monotonic()
         waiting = [queued.waiting for queued in self._queue]
         long = long_head(waiting)
@@ -152,7 +163,6 @@ class Worker:
         taken = {id(queued) for queued, _ in batch}
         self._queue = [queued for queued in self._queue if id(queued) not in taken]
         self._running = True
-        self._recent.append(frozenset(queued.session.id for queued, _ in batch))
         works = [(queued.session.shard, queued.portion(tokens)) for queued, tokens in batch]
         short = all(queued.waiting.is_short for queued, _ in batch)
         is_quick = here and len(batch) == 1 and short and (self.decode_s or 1.0) < QUICK_S
@@ -169,7 +179,9 @@ class Worker:
                 self._share.ran(sizes, short, now - started_s, now)
             ended = [(queued, result) for (queued, _), result in zip(batch, found, strict=True)]
             self._requeue([queued for queued, result in ended if not queued.take(result, started_s, now)])
-            self._start_next()
+            for queued, _ in batch:
+                self._absences.left(queued.session.id, now)
+            self._start_or_wait()
             for queued, _ in ended:
                 queued.settle_if_done()
             if len(ended) == 1 and short:

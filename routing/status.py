@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from swarm.core.span import Span
 from swarm.routing.records import PeerRecord, PeerState
@@ -87,3 +89,18 @@ def _row(record: PeerRecord) -> PeerRow:
         sessions=record.sessions,
         version=record.version,
     )
+
+
+def as_json(reports: Sequence[StatusReport]) -> dict[str, Any]:
+    """The reports with spans as `[start, end]`."""
+    return {"models": [_plain(asdict(report)) for report in reports]}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"start", "end"}:
+            return [value["start"], value["end"]]
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

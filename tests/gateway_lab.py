@@ -80,7 +80,7 @@ class LocalModel:
         self.gate.set()
         self.error: SwarmError | None = None
 
-    def line(self, max_tokens: int) -> LocalLine:
+    def line(self, max_tokens: int, only: frozenset[str] | None = None) -> LocalLine:
         line = LocalLine()
         self.lines.append(line)
         return line

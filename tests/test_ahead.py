@@ -20,16 +20,17 @@ def shard_of(model_type: str, span: Span) -> Shard:
     return Shard.load(source_of(model_type), span, dtype=torch.float32, device=CPU)
 
 
-def twins(shard: Shard) -> tuple[ShardSession, ShardSession]:
-    return shard.open(shard.span, rollback=True), shard.open(shard.span, rollback=True)
+def twins(shard: Shard, rollback: bool = True) -> tuple[ShardSession, ShardSession]:
+    return shard.open(shard.span, rollback=rollback), shard.open(shard.span, rollback=rollback)
 
 
+@pytest.mark.parametrize("rollback", [True, False])
 @pytest.mark.parametrize("model_type", AHEAD)
-def test_long_decoding_is_the_same(model_type: str) -> None:
+def test_long_decoding_is_the_same(model_type: str, rollback: bool) -> None:
     """Beyond sliding windows, which are 8 to 16 tokens in these models."""
     shard = shard_of(model_type, Span(1, 4))
     assert shard.looks_ahead
-    usual, ahead = twins(shard)
+    usual, ahead = twins(shard, rollback)
     torch.manual_seed(0)
     for position in range(40):
         step = Step(position, position, StepTensors(torch.randn(1, 1, shard.hidden_size)))

@@ -71,6 +71,18 @@ def test_fresh_processes_are_measured_to_their_first_token(
 
 @pytest.mark.slow
 @pytest.mark.network
+def test_a_long_past_is_continued_again_and_again(swarm_factory: SwarmFactory, tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    options = ["--size", "tiny", "--peers", "1", "--rounds", "1", "--tokens", "4", "--prompt", "70"]
+    done = swarm_factory().run("bench", "long", *options, "--json", str(results), deadline_s=180.0)
+    assert (done.status, done.stderr) == (0, ""), done.stderr
+    (report,) = json.loads(results.read_text())["results"]
+    assert report["problems"] == [], "the tokens are the local model's in every round"
+    assert [row["who"] for row in report["rows"]] == ["local", "1 peer"]
+
+
+@pytest.mark.slow
+@pytest.mark.network
 @needs_root
 def test_namespaces_reach_each_other_and_nothing_else_and_are_removed() -> None:
     with Star(2, delay_s=0.0) as star:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from swarm.core.errors import SwarmUnavailable
 from swarm.core.span import Span
-from swarm.routing.chain import Chain, ChainRequest, Hop, find_chain
+from swarm.routing.chain import QUEUE_PER_VISIT, Chain, ChainRequest, Hop, find_chain
 from swarm.routing.latency import LatencyTable
 from swarm.routing.records import PeerRecord, PeerState
 from swarm.routing.view import SwarmView
@@ -40,9 +40,9 @@ def cost_s(hops: tuple[Hop, ...], view: SwarmView, request: ChainRequest) -> flo
     total, at = 0.0, request.source
     for hop in hops:
         record = view.by_id[hop.peer_id]
-        total += (
-            request.links.link_s(at, hop.peer_id) + record.queue_s + len(hop.span) * record.seconds_per_layer
-        )
+        used = len(hop.span) / len(record.span)
+        queue_s = record.queue_s * (QUEUE_PER_VISIT + (1 - QUEUE_PER_VISIT) * used)
+        total += request.links.link_s(at, hop.peer_id) + queue_s + len(hop.span) * record.seconds_per_layer
         at = hop.peer_id
     return total + request.links.link_s(at, request.sink)
 

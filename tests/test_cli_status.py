@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from swarm.cli.model_reports import reports_of
-from swarm.cli.status_table import as_json, layer_map, render
+from swarm.cli.status_table import layer_map, render
+from swarm.client.model_reports import reports_of
 from swarm.core.errors import SwarmUnavailable
 from swarm.core.span import Span
-from swarm.routing.status import StatusReport
+from swarm.routing.status import StatusReport, as_json
 from tests.records import NOW, make_record
 
 

@@ -63,13 +63,13 @@ def test_pieces_add_up_to_the_text_before_the_first_stop_text(text: str, stops: 
 
 
 def test_a_stream_skips_the_prompt_and_keeps_a_time_per_token() -> None:
-    shown: list[str] = []
-    stream = TokenStream(TextAssembler(bytes_as_tokens), shown.append)
+    shown: list[tuple[str, int]] = []
+    stream = TokenStream(TextAssembler(bytes_as_tokens), lambda text, tokens: shown.append((text, tokens)))
     stream.put(torch.tensor([[1, 2, 3]]))
     for token in b"hi":
         stream.put(torch.tensor([token]))
     stream.end()
-    assert (shown, stream.ids, len(stream.times)) == (["h", "i", ""], [104, 105], 2)
+    assert (shown, stream.ids, len(stream.times)) == ([("h", 1), ("i", 1), ("", 0)], [104, 105], 2)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,10 @@ def test_the_finder_is_installed_once() -> None:
             "True True",
         ),
         (
+            "import swarm; from scipy.optimize import OptimizeWarning, linprog; print(linprog([1], bounds=(3, 9)).fun)",
+            "3.0",
+        ),
+        (
             "import swarm, transformers.models.gpt2; from transformers import models; "
             "from transformers.models import LlamaConfig; import transformers; "
             "print(models.gpt2.GPT2Config.model_type, LlamaConfig is transformers.LlamaConfig)",

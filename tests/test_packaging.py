@@ -107,7 +107,7 @@ def test_importing_a_light_module_imports_nothing_heavy(module: str) -> None:
     [
         "from swarm import SwarmModel",
         "import swarm.client.entrance",
-        "import swarm.cli.swarm_survey, swarm.cli.status_table",
+        "import swarm.client.swarm_survey, swarm.cli.status_table",
         "import swarm.cli.generate",
         "import swarm.cli.bootstrap, swarm.peer.ready",
     ],

@@ -8,18 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarm.peer.absences import Absences
 from swarm.peer.prefill_share import RECENTLY_S, STRETCH, PrefillShare
 from swarm.peer.scheduler import (
     DECODE_TOKENS,
     LEAST_PORTION,
-    LONGEST_LINGER_S,
+    LEAST_WAIT_S,
     PATIENCE_S,
     Portion,
     Waiting,
     choose_batch,
     choose_next,
     choose_one,
-    linger_s,
+    wait_s,
 )
 
 queues = st.lists(
@@ -188,12 +189,37 @@ def test_of_several_late_prefills_beyond_the_budget_one_goes_at_a_time() -> None
     assert [work.session for work in batch_of(queue, 9.0)] == [b"c", b"a"]
 
 
-def test_an_idle_device_waits_a_moment_for_sessions_that_ran_lately() -> None:
-    assert linger_s({b"a"}, {b"a", b"b"}, 0.05) == 0.002
-    assert linger_s({b"a"}, {b"a", b"b"}, 9.0) == LONGEST_LINGER_S
+def test_an_idle_device_waits_for_those_who_make_a_batch_worth_more() -> None:
+    assert wait_s(1, [0.002, 0.003, 0.5], 0.04) == 0.003
+    assert wait_s(6, [0.02] * 5, 0.045) == 0.02
+    assert wait_s(1, [0.0], 0.04) == LEAST_WAIT_S, "they come with the same read of a socket"
 
 
-def test_it_waits_for_nobody_when_all_are_there() -> None:
-    assert linger_s({b"a"}, set(), 0.05) == 0.0
-    assert linger_s({b"a"}, {b"a"}, 0.05) == 0.0
-    assert linger_s({b"a", b"b", b"c"}, {b"a", b"b"}, 0.05) == 0.0
+def test_it_waits_for_nobody_who_is_far_or_too_few() -> None:
+    assert wait_s(1, [], 0.04) == 0.0
+    assert wait_s(8, [0.045] * 8, 0.045) == 0.0, "two groups take turns at two hops"
+    assert wait_s(8, [0.01], 0.045) == 0.0
+    assert wait_s(1, [0.05], 0.045) == 0.0
+
+
+@given(here=st.integers(1, 20), expected=st.lists(st.floats(0, 1), max_size=20), batch_s=st.floats(1e-4, 1))
+def test_it_never_waits_longer_than_a_batch_takes(here: int, expected: list[float], batch_s: float) -> None:
+    assert 0.0 <= wait_s(here, sorted(expected), batch_s) <= batch_s
+
+
+def test_sessions_are_expected_after_their_usual_absence() -> None:
+    absences = Absences()
+    absences.came(b"new", 0.0)
+    for turn in range(3):
+        absences.left(b"a", turn)
+        absences.came(b"a", turn + 0.1)
+        absences.left(b"b", turn)
+        absences.came(b"b", turn + 0.2)
+    assert absences.expected(3.0) == [], "nobody is away"
+    for name in (b"a", b"b", b"fresh"):
+        absences.left(name, 3.0)
+    assert absences.expected(3.05) == pytest.approx([0.05, 0.15])
+    assert absences.expected(3.12) == pytest.approx([0.0, 0.08])
+    assert absences.expected(3.2) == pytest.approx([0.0]), "one is lost"
+    absences.forget(b"b")
+    assert absences.expected(3.2) == []

@@ -10,6 +10,7 @@ import torch
 
 from swarm.core.errors import PeerError, RequestError, SessionLost
 from swarm.core.span import Span
+from swarm.peer.scheduler import LEAST_WAIT_S
 from swarm.peer.sessions import HopSession
 from swarm.peer.worker import Finished, Worker
 from swarm.shards.step import Step, StepTensors
@@ -143,15 +144,15 @@ def test_what_waits_for_a_session_that_ended_is_lost() -> None:
     run(scenario())
 
 
-def test_an_idle_device_lingers_for_the_sessions_of_recent_batches() -> None:
+def test_an_idle_device_waits_for_sessions_that_are_about_to_return() -> None:
     async def scenario() -> None:
         bench = Bench()
         bench.worker._share.decode_s = 0.05
         first, second = bench.session(b"a"), bench.session(b"b")
-        for number in range(2):
+        for number in range(3):
             bench.submit(first, number=number, start=number)
-            if number:
-                await asyncio.sleep(0.001)  # less than it lingers
+            if number == 2:
+                await asyncio.sleep(LEAST_WAIT_S / 2)
             bench.submit(second, number=number, start=number)
             assert await bench.turn() == [b"a", b"b"]
 

@@ -45,6 +45,7 @@ PACKAGES = (
     "swarm.client",
     "swarm.peer",
     "swarm.gateway",
+    "swarm.mcp_server",
     "swarm.cli",
 )
 _PR_SET_PDEATHSIG = 1

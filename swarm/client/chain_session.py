@@ -41,15 +41,24 @@ class ChainSession:
     Args:
         max_tokens: positions per row the caller expects at most.
         rollback: whether the caller may go back to earlier positions.
+        only: the only peers to use; None allows all.
     """
 
-    def __init__(self, shared: Shared, model: LoadedModel, *, max_tokens: int, rollback: bool) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        model: LoadedModel,
+        *,
+        max_tokens: int,
+        rollback: bool,
+        only: frozenset[str] | None = None,
+    ) -> None:
         self._shared = shared
         self._model = model
         self._max_tokens = max_tokens
         self._rollback = rollback
         self._history = History()
-        self._repairer = Repairer(shared, model.dtype)
+        self._repairer = Repairer(shared, model.dtype, only)
         self._courier = Courier(shared)
         self._precision: str | None = None
         self._recorded = -1
@@ -192,7 +201,7 @@ class ChainSession:
         missing = step.tensors.tokens - found.shape[1]
         if missing == 0:
             return found
-        return torch.cat([found.new_zeros(found.shape[0], missing, found.shape[2]), found], dim=1)
+        return torch.cat([found.new_zeros(found.shape[0], missing, *found.shape[2:]), found], dim=1)
 
     async def _blame(self, error: PeerError, trouble: Trouble) -> None:
         """Draw the consequences of a failure: which hops are lost, which peer is avoided."""

@@ -28,10 +28,19 @@ class Line:
     Args:
         cache_name: the argument under which the model takes its cache.
         max_tokens: positions that the generation needs at most, prompt included.
+        only: the ids of the only peers to use; None allows all.
     """
 
-    def __init__(self, network: Network, traits: ModelTraits, cache_name: str, max_tokens: int) -> None:
+    def __init__(
+        self,
+        network: Network,
+        traits: ModelTraits,
+        cache_name: str,
+        max_tokens: int,
+        only: frozenset[str] | None = None,
+    ) -> None:
         self._network = network
+        self._only = only
         self._session: NetworkSession | None = None
         self._lock = threading.Lock()
         self._interrupted = False
@@ -39,17 +48,21 @@ class Line:
         self.arguments = {cache_name: self._cache}
 
     @classmethod
-    def of(cls, model: PreTrainedModel, network: Network, max_tokens: int) -> Self:
+    def of(
+        cls, model: PreTrainedModel, network: Network, max_tokens: int, only: frozenset[str] | None
+    ) -> Self:
         """A line for a client's model."""
         layers = cast(RemoteLayers, model.__dict__["remote_layers"])
-        return cls(network, layers.__dict__["traits"], cache_argument(type(model)), max_tokens)
+        return cls(network, layers.__dict__["traits"], cache_argument(type(model)), max_tokens, only)
 
     def open(self, *, max_tokens: int, rollback: bool) -> NetworkSession:
         """As a `RemoteRunner`, for the cache."""
         with self._lock:
             if self._interrupted:
                 raise Interrupted("the generation was interrupted")
-            session = self._session = self._network.open(max_tokens=max_tokens, rollback=rollback)
+            session = self._session = self._network.open(
+                max_tokens=max_tokens, rollback=rollback, only=self._only
+            )
         return session
 
     def interrupt(self) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from swarm.client.dialogue import Dialogue
     from swarm.client.line import Line
     from swarm.client.network import Network
     from swarm.client.speculation import Speculation
@@ -125,11 +126,21 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
             output = stack(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **cache)
         return cast(torch.Tensor, output[0])
 
-    def line(self, max_tokens: int) -> Line:
-        """A session of one generation's own, for up to `max_tokens` positions, which other threads may cut."""
+    def line(self, max_tokens: int, only: frozenset[str] | None = None) -> Line:
+        """A session of one generation's own, for up to `max_tokens` positions, which other threads may cut.
+
+        Args:
+            only: the ids of the only peers to use; None allows all.
+        """
         from swarm.client.line import Line  # imports torch
 
-        return Line.of(self, self.swarm, max_tokens)
+        return Line.of(self, self.swarm, max_tokens, only)
+
+    def dialogue(self) -> Dialogue:
+        """A session for a conversation, which keeps its cache from one call of `generate()` to the next."""
+        from swarm.client.dialogue import Dialogue  # imports torch
+
+        return Dialogue.of(self)
 
     def _get_candidate_generator(self, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
         if self.speculation.drafts_ngrams:

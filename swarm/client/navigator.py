@@ -34,6 +34,7 @@ class ChainWish:
         dtype: in which activations travel.
         source, sink: peers before and after the chain; None means this client.
         precision: the only one to use; None takes the cheapest one of this dtype.
+        only: the only peers to use; None allows all.
         coding: how activations are coded on the wire; None if they are not.
     """
 
@@ -42,6 +43,7 @@ class ChainWish:
     source: str | None = None
     sink: str | None = None
     precision: str | None = None
+    only: frozenset[str] | None = None
     coding: Coding | None = None
 
 
@@ -177,6 +179,7 @@ class Navigator:
             precision=precision,
             coding=request.coding,
             avoid=self._breaker.open_peers(_now_s()),
+            only=request.only,
             together=self.together,
         )
 

@@ -68,10 +68,10 @@ class Network:
         """Say which model's sessions will be opened."""
         self._model = model
 
-    def open(self, *, max_tokens: int, rollback: bool) -> NetworkSession:
-        """A new session; its hops are opened with its first step."""
+    def open(self, *, max_tokens: int, rollback: bool, only: frozenset[str] | None = None) -> NetworkSession:
+        """A new session; its hops are opened with its first step, on peers of `only` if that is given."""
         assert self._model is not None, "attach the loaded model first"
-        session = ChainSession(self._shared, self._model, max_tokens=max_tokens, rollback=rollback)
+        session = ChainSession(self._shared, self._model, max_tokens=max_tokens, rollback=rollback, only=only)
         with self._lock:
             self._latest = session
         return NetworkSession(self._engine, session, self._shared.profile)

@@ -63,11 +63,16 @@ def find_gap(hops: Sequence[RemoteHop]) -> _Gap | None:
 
 
 class Repairer:
-    """Opens hops for one session."""
+    """Opens hops for one session.
 
-    def __init__(self, shared: Shared, dtype: str) -> None:
+    Args:
+        only: the only peers to use; None allows all.
+    """
+
+    def __init__(self, shared: Shared, dtype: str, only: frozenset[str] | None = None) -> None:
         self._shared = shared
         self._dtype = dtype
+        self._only = only
         self._broken_edges: set[tuple[str, str]] = set()
 
     async def mend_edge(self, hops: Sequence[RemoteHop], victim: RemoteHop, timeout_s: float) -> None:
@@ -96,7 +101,13 @@ class Repairer:
             SwarmUnavailable: if layers stay unserved until `give_up_s` (monotonic).
             PeerError: if a peer fails meanwhile; its `peer_id` is set.
         """
-        wish = ChainWish(tokens=shape.tokens, dtype=self._dtype, precision=precision, coding=shape.coding)
+        wish = ChainWish(
+            tokens=shape.tokens,
+            dtype=self._dtype,
+            precision=precision,
+            coding=shape.coding,
+            only=self._only,
+        )
         known = self._shared.routes.find(shape.prefix)
         if known is not None and self._shared.navigator.still_serves(known, wish):
             try:
@@ -129,6 +140,7 @@ class Repairer:
             sink=after.peer_id if after else None,
             precision=hops[0].precision,
             coding=shape.coding,
+            only=self._only,
         )
         chain = await self._shared.navigator.wait_for_plan(gap.span(hops), wish, give_up_s)
         new = await self._open(chain, shape, before, after)

@@ -82,14 +82,15 @@ def _stop_prefix(text: str, stops: Sequence[str]) -> int:
 class TokenStream:
     """A transformers streamer for one sequence: hands out text, and keeps the time of every token.
 
-    `show` is called once with every token, with the text that it completes (maybe none), and once at the end.
+    `show` is called with the text that new tokens complete (maybe none) and their number, whenever some came (mostly
+    one, a few where drafts were accepted), and once at the end, with what was held back and 0.
 
     Attributes:
         times: `time.perf_counter()` at which each new token came.
         ids: the new tokens.
     """
 
-    def __init__(self, assembler: TextAssembler, show: Callable[[str], None]) -> None:
+    def __init__(self, assembler: TextAssembler, show: Callable[[str, int], None]) -> None:
         self.assembler = assembler
         self.times: list[float] = []
         self.ids: list[int] = []
@@ -104,7 +105,7 @@ class TokenStream:
         self.times.append(time.perf_counter())
         new = [int(token) for token in value.flatten().tolist()]
         self.ids.extend(new)
-        self._show(self.assembler.add(new))
+        self._show(self.assembler.add(new), len(new))
 
     def end(self) -> None:
-        self._show(self.assembler.finish())
+        self._show(self.assembler.finish(), 0)

@@ -13,6 +13,7 @@ import sys
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name, spec_from_file_location
+from threading import get_ident
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,17 @@ class LeanPackage(ModuleType):
     def __getattr__(self, name: str) -> Any:
         loader: LeanLoader = self.__dict__["__loader__"]
         if loader.outcome is None and name in loader.homes:
-            module, original = loader.homes[name]
-            found = getattr(import_module(module), original)
-            setattr(self, name, found)
-            return found
+            try:
+                found = loader.fetch(name)
+            except ImportError:
+                if loader.is_fetching():
+                    raise
+                loader.run(
+                    self
+                )  # modules that import each other need the order in which the code imports them
+            else:
+                setattr(self, name, found)
+                return found
         if loader.outcome is None and not name.startswith("_"):
             if find_spec(f"{self.__name__}.{name}") is not None:
                 return import_module(f"{self.__name__}.{name}")
@@ -47,6 +55,7 @@ class LeanLoader:
 
     Attributes:
         homes: names that the code imports from elsewhere: the module, and the name there.
+        fetching: names that are being imported from there at this moment, and the threads that do.
         outcome: the module that stands for the package since its code was run after all.
     """
 
@@ -54,6 +63,7 @@ class LeanLoader:
         self._real = real
         self._path = path
         self.homes: dict[str, tuple[str, str]] = {}
+        self.fetching: set[tuple[int, str]] = set()
         self.outcome: ModuleType | None = None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -72,6 +82,26 @@ class LeanLoader:
                     self.homes |= {alias.asname or alias.name: (origin, alias.name) for alias in names}
                 case ast.Assign(targets=[ast.Name(id=constant)], value=ast.Constant(value=value)):
                     setattr(module, constant, value)
+
+    def fetch(self, name: str) -> Any:
+        """A name from where the code would import it.
+
+        Raises:
+            ImportError: the import came back to this package, as modules do that import each other.
+        """
+        key = (get_ident(), name)
+        if key in self.fetching:
+            raise ImportError(f"{name} is wanted while it is imported")
+        module, original = self.homes[name]
+        self.fetching.add(key)
+        try:
+            return getattr(import_module(module), original)
+        finally:
+            self.fetching.remove(key)
+
+    def is_fetching(self) -> bool:
+        """Whether this thread is in the middle of fetching a name."""
+        return any(thread == get_ident() for thread, _ in self.fetching)
 
     def run(self, module: ModuleType) -> None:
         """Run the code, which may put another module in the place of this one."""

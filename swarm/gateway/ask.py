@@ -41,6 +41,7 @@ class Ask:
         grammar: what the text must follow, as `grammar.py` compiled it.
         tools: how the model writes tool calls, where these are to be read.
         call_is_forced: the whole answer is one tool call.
+        only: the ids of the only peers to use; None allows all.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -51,6 +52,7 @@ class Ask:
     grammar: str | None = None
     tools: ToolFormat | None = None
     call_is_forced: bool = False
+    only: frozenset[str] | None = None
 
     @property
     def prompt_tokens(self) -> int:

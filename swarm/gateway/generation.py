@@ -47,7 +47,7 @@ class LinedModel(Protocol):
     generation_config: Any
     config: Any
 
-    def line(self, max_tokens: int) -> SessionLine: ...
+    def line(self, max_tokens: int, only: frozenset[str] | None = None) -> SessionLine: ...
 
     def generate(self, inputs: Tensor | None = None, **options: Any) -> Any: ...
 
@@ -79,7 +79,7 @@ class Generation:
         self._index = index
         self._tell = tell
         self._loop = asyncio.get_running_loop()
-        self._line = model.line(len(prompt) + ask.max_tokens)
+        self._line = model.line(len(prompt) + ask.max_tokens, ask.only)
         self._interrupted = False
         self.chain: Chain | None = None
 

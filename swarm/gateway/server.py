@@ -46,7 +46,7 @@ async def serve(config: GatewayConfig, on_ready: Ready) -> None:
     """
     torch.set_num_threads(config.threads)
     door = Door(config.keys)
-    with _listening(config.host, config.port) as listener, await asyncio.to_thread(_load, config) as model:
+    with listening(config.host, config.port) as listener, await asyncio.to_thread(_load, config) as model:
         async with _gateway(config, model, door) as gateway:
             await _run(config, gateway, listener, on_ready)
 
@@ -95,7 +95,7 @@ async def _run(config: GatewayConfig, gateway: Gateway, listener: socket.socket,
         backlog=_BACKLOG,
         timeout_graceful_shutdown=max(1, round(config.drain_s)),
     )
-    server = _Server(settings)
+    server = QuietServer(settings)
     with _stopping(server, gateway.desk.admission):
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -106,7 +106,7 @@ async def _run(config: GatewayConfig, gateway: Gateway, listener: socket.socket,
         await server.serve(sockets=[listener])
 
 
-class _Server(uvicorn.Server):
+class QuietServer(uvicorn.Server):
     """Leaves signals to us: uvicorn would send them once more at its end, and a clean end would look like a death."""
 
     @contextmanager
@@ -134,7 +134,12 @@ def _stopping(server: uvicorn.Server, admission: Admission) -> Iterator[None]:
 
 
 @contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens.
+
+    Raises:
+        NodeError: the port is in use, or the address is not of this machine.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -84,6 +86,7 @@ def _client_class(
         "__module__": cls.__module__,
         "from_pretrained": classmethod(cast(Any, cls.from_pretrained).__func__),  # not the mixin's
         "_prepare_cache_for_generation": _prepare_cache,
+        "prepare_inputs_for_generation": _without_cached(cast(Any, cls).prepare_inputs_for_generation),
         "_supports_default_dynamic_cache": classmethod(lambda cls: True),
     }
     bases = (cls,) if mixin is None else (mixin, cls)
@@ -100,17 +103,36 @@ def _prepare_cache(
 ) -> None:
     """Give `generate` a remote cache where it would make a local one."""
     name = cache_argument(type(self))
+    assisted = "assisted" in str(getattr(generation_mode, "value", generation_mode))
     if model_kwargs.get(name) is not None:
         _require_remote(model_kwargs[name])
         model_kwargs[name]._is_user_defined = True
+        model_kwargs[name].drafted = assisted
         return
     if generation_config.use_cache is False:
         return
     keeps = generation_config.return_dict_in_generate or generation_config.is_assistant
-    assisted = "assisted" in str(getattr(generation_mode, "value", generation_mode))
     remote: RemoteLayers = self.remote_layers
     cache = remote.new_cache(max_tokens=max_cache_length + 1, rollback=bool(keeps or assisted))
     model_kwargs[name] = cache
+
+
+def _without_cached(prepare: Callable[..., Any]) -> Callable[..., Any]:
+    """Inputs of a forward without what the cache has of them.
+
+    transformers sees to that in all ways to generate but with drafts: there, a prompt whose beginning is cached would
+    be fed whole.
+    """
+
+    @functools.wraps(prepare)  # generate() looks at the signature
+    def prepared(self: Any, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        cache = kwargs.get(cache_argument(type(self)))
+        cached = cache.length if isinstance(cache, RemoteCache) and cache.drafted else 0
+        if cached and kwargs.get("next_sequence_length", 0) is None:
+            kwargs["next_sequence_length"] = input_ids.shape[1] - cached
+        return prepare(self, input_ids, *args, **kwargs)
+
+    return prepared
 
 
 def cache_argument(cls: type) -> str:

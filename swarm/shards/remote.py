@@ -72,6 +72,9 @@ class RemoteCache(Cache):
 
     The session is opened at the first forward and closed with the cache. Roll-back and row selection are sent with
     the next step.
+
+    Attributes:
+        drafted: whether the generation that goes on verifies drafts.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class RemoteCache(Cache):
         self._failed: Step | None = None
         self._number = 0
         self._rows = 0
+        self.drafted = False
 
     @property
     def length(self) -> int:

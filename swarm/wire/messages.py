@@ -35,7 +35,7 @@ Number = Annotated[int, Field(ge=0, lt=1 << 53)]
 BlockHash = Annotated[bytes, Field(min_length=16, max_length=16)]
 Prefix = Annotated[list[BlockHash], Field(max_length=MAX_PREFIX_BLOCKS)]
 Text = Annotated[str, Field(max_length=2000)]
-DType = Literal["float32", "bfloat16", "float16", "int64", "bool"]
+DType = Literal["float32", "bfloat16", "float16", "int64", "int32", "bool"]
 FailureKind = Literal[
     "busy", "session_lost", "behind", "incompatible", "request", "next_unreachable", "internal"
 ]

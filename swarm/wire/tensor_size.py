@@ -7,7 +7,7 @@ from math import prod
 
 from swarm.wire.messages import DType, TensorMeta
 
-ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "bool": 1}
+ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "bool": 1}
 BLOCK_VALUES = 64
 SCALE_BYTES = 4
 

@@ -1,4 +1,4 @@
-"""Reads the directory of a swarm once or many times, for `swarm status`."""
+"""Reads the directory of a swarm once or many times."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
-from swarm.cli.model_reports import reports_of
+from swarm.client.model_reports import reports_of
 from swarm.core.config import NodeConfig
 from swarm.core.errors import SwarmUnavailable
 from swarm.routing.announcement import claims, decode

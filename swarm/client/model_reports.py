@@ -1,4 +1,4 @@
-"""Which models a directory's records tell of, and what `swarm status` says about each."""
+"""Which models a directory's records tell of, and how each of them is served."""
 
 from __future__ import annotations
 
