@@ -66,4 +66,4 @@ def said_by_the_program() -> Iterator[str]:
                 case ast.Constant(value=str(text)):
                     yield text
                 case ast.JoinedStr(values=parts):
-                    yield "".join(p.value if isinstance(p, ast.Constant) else "…" for p in parts)
+                    yield "".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in parts)
