@@ -1,4 +1,4 @@
-"""Control messages of clients: open, relink, replay, inspect, close.
+"""Control messages of clients: open, relink, replay, transfer, inspect, close.
 
 Each runs as a task of its own, because opening may wait for room and dialling takes a round trip; the link's reader
 never waits for them. Every request is answered by `Done` or `Failed`.
@@ -23,13 +23,16 @@ from swarm.core.errors import (
 )
 from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.core.span import Span
-from swarm.peer.departure import Onward
+from swarm.peer.arrival import Arrival
+from swarm.peer.departure import Onward, tell_client
 from swarm.peer.link_watch import LinkWatch
 from swarm.peer.offer import Offer
 from swarm.peer.sessions import HopSession, SessionTable
 from swarm.peer.stepping import Stepping
+from swarm.peer.transfer import Receiver, Sender
 from swarm.peer.worker import Worker
 from swarm.shards.session import ShardSession
+from swarm.shards.session_state import StateWriter
 from swarm.shards.step import StepTensors
 from swarm.wire.dialer import Dialer
 from swarm.wire.failures import failed_of
@@ -39,12 +42,15 @@ from swarm.wire.messages import (
     Done,
     Failed,
     Inspect,
+    Leaving,
     NextHop,
     Open,
     Relink,
     Replay,
     ReplayInfo,
     Request,
+    StateEnd,
+    Transfer,
 )
 from swarm.wire.tensors import pack
 
@@ -55,7 +61,13 @@ class Control:
     """Answers control messages. `draining` is set when the peer takes no new sessions."""
 
     def __init__(
-        self, node: Dialer, offer: Offer, worker: Worker, stepping: Stepping, watch: LinkWatch
+        self,
+        node: Dialer,
+        offer: Offer,
+        worker: Worker,
+        stepping: Stepping,
+        watch: LinkWatch,
+        receiver: Receiver,
     ) -> None:
         self._node = node
         self._offer = offer
@@ -63,6 +75,8 @@ class Control:
         self._worker = worker
         self._stepping = stepping
         self._watch = watch
+        self._sender = Sender(worker)
+        self._receiver = receiver
         self.draining = False
 
     async def answer(self, link: Link, message: Request) -> None:
@@ -85,6 +99,10 @@ class Control:
                 return await self._relink(link, message)
             case Replay():
                 return await self._replay(link, message)
+            case Transfer():
+                return await self._transfer(link, message)
+            case StateEnd():
+                return await self._receiver.finish(link, message)
             case Inspect():
                 return self._state(message.request, self._table.controlled_by(link.peer_id, message.session))
             case Close():
@@ -107,17 +125,22 @@ class Control:
                 link.peer_id, message
             )  # counts as used: what it needs is not the first to make room for it
             await self._table.reserve(opening)
+            shard = self._offer.shard.open(Span(message.start, message.end), rollback=message.rollback)
+            donor = message.donor
             session = HopSession(
                 id=message.session,
                 client=link,
-                shard=self._offer.shard.open(Span(message.start, message.end), rollback=message.rollback),
+                shard=shard,
                 previous=message.previous,
                 next=message.next,
                 next_link=next_link,
                 reserved=message.tokens,
                 last_used_s=asyncio.get_running_loop().time(),
+                arrival=None if donor is None else Arrival(donor, StateWriter(shard, message.tokens)),
             )
             self._table.add(session)
+        if self.draining:  # since a moment ago
+            await tell_client(link, Leaving(session=session.id))
         length = self._begin(session, message)
         return self._state(message.request, session).model_copy(update={"length": length})
 
@@ -201,6 +224,13 @@ class Control:
             await self._stepping.send_step(session, pack(kept.named()), Onward(number, start, replay=info))
         session.last_used_s = asyncio.get_running_loop().time()
         return state
+
+    async def _transfer(self, link: Link, message: Transfer) -> Done:
+        session = self._table.controlled_by(link.peer_id, message.session)
+        with _acting(session):
+            target = await self._dial(message.to)
+            assert target is not None
+            return await self._sender.send(session, target, message)
 
     def _close(self, link: Link, message: Close) -> Done:
         self._table.withdraw(message.session, link.peer_id)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from swarm.core.errors import PeerError
 from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.core.span import Span
 from swarm.wire.link import Link
-from swarm.wire.messages import Close, Done, Inspect, NextHop, Open, Relink, Replay
+from swarm.wire.messages import Close, Done, Inspect, NextHop, Open, Relink, Replay, Transfer
 
 _UNANSWERED = (1 << 53) - 1  # a request number that no link reaches
 _DISMISS_S = 1.0
@@ -19,22 +19,27 @@ _DISMISS_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SessionShape:
-    """What every hop of a session is opened with; `tokens` are token rows, `prefix` hashes the blocks to come."""
+    """What every hop of a session is opened with.
+
+    `tokens` are token rows, `prefix` hashes the blocks to come, `donor` is the peer that will bring the session's state.
+    """
 
     model_uid: str
     tokens: int
     rollback: bool
     timeout_s: float
     prefix: tuple[bytes, ...] = ()
+    donor: str | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class RemoteHop:
     """A session of ours on one peer.
 
     Attributes:
         relayed: its output comes to the client, which carries it to the next hop, because the peers cannot reach
             each other (or because it is the last hop).
+        leaving: the peer asked for this session to be moved elsewhere; `on_leaving` is called when it does.
         lost: the peer died, or forgot the session.
         reused: positions the session began with, because the peer had kept them.
     """
@@ -47,6 +52,8 @@ class RemoteHop:
     relayed: bool = False
     lost: bool = False
     reused: int = 0
+    leaving: bool = False
+    on_leaving: Callable[[], None] | None = None
 
     @property
     def peer_id(self) -> str:
@@ -79,6 +86,7 @@ class RemoteHop:
                 prefix=list(shape.prefix),
                 previous=previous,
                 next=following.as_next() if following is not None else None,
+                donor=shape.donor,
             ),
             timeout_s=shape.timeout_s,
         )
@@ -94,6 +102,11 @@ class RemoteHop:
     async def replay(self, until: int, chunk: int, timeout_s: float) -> Done:
         """Have the peer send its kept outputs to its next hop; answers with how far they go."""
         message = Replay(request=0, session=self.session, until=until, chunk=chunk)
+        return await self.link.request(message, timeout_s=timeout_s)
+
+    async def transfer(self, target: RemoteHop, timeout_s: float) -> Done:
+        """Have the peer hand the session's state to the session `target`; answers with how far it goes."""
+        message = Transfer(request=0, session=self.session, to=target.as_next())
         return await self.link.request(message, timeout_s=timeout_s)
 
     async def inspect(self, timeout_s: float) -> Done:

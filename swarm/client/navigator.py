@@ -34,6 +34,8 @@ class ChainWish:
         dtype: in which activations travel.
         source, sink: peers before and after the chain; None means this client.
         precision: the only one to use; None takes the cheapest one of this dtype.
+        together: layers that one peer must serve; None: those that this model cannot divide.
+        without: peers that are not to be used.
     """
 
     tokens: int
@@ -41,6 +43,8 @@ class ChainWish:
     source: str | None = None
     sink: str | None = None
     precision: str | None = None
+    together: Span | None = None
+    without: frozenset[str] = frozenset()
 
 
 class NavigatorNode(Dialer, Protocol):
@@ -171,8 +175,8 @@ class Navigator:
             links=self._latencies,
             tokens=request.tokens,
             precision=precision,
-            avoid=self._breaker.open_peers(_now_s()),
-            together=self._together,
+            avoid=self._breaker.open_peers(_now_s()) | request.without,
+            together=request.together or self._together,
         )
 
     def _check_size(self, span: Span, tokens: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from swarm.client.hop import RemoteHop, SessionShape
@@ -63,11 +63,12 @@ def find_gap(hops: Sequence[RemoteHop]) -> _Gap | None:
 
 
 class Repairer:
-    """Opens hops for one session."""
+    """Opens hops for one session; `on_leaving` is called when the peer of one of them wants to leave."""
 
-    def __init__(self, shared: Shared, dtype: str) -> None:
+    def __init__(self, shared: Shared, dtype: str, on_leaving: Callable[[], None]) -> None:
         self._shared = shared
-        self._dtype = dtype
+        self._on_leaving = on_leaving
+        self.dtype = dtype
         self._broken_edges: set[tuple[str, str]] = set()
 
     async def mend_edge(self, hops: Sequence[RemoteHop], victim: RemoteHop, timeout_s: float) -> None:
@@ -96,16 +97,16 @@ class Repairer:
             SwarmUnavailable: if layers stay unserved until `give_up_s` (monotonic).
             PeerError: if a peer fails meanwhile; its `peer_id` is set.
         """
-        wish = ChainWish(tokens=shape.tokens, dtype=self._dtype, precision=precision)
+        wish = ChainWish(tokens=shape.tokens, dtype=self.dtype, precision=precision)
         known = self._shared.routes.find(shape.prefix)
         if known is not None and self._shared.navigator.still_serves(known, wish):
             try:
-                return await self._open(known, shape, None, None)
+                return await self.open(known, shape, None, None)
             except PeerError:
                 self._shared.routes.forget(known)
                 raise
         chain = await self._shared.navigator.wait_for_plan(Span(0, self._shared.layers), wish, give_up_s)
-        return await self._open(chain, shape, None, None)
+        return await self.open(chain, shape, None, None)
 
     async def fill(
         self, hops: list[RemoteHop], shape: SessionShape, past: Past, give_up_s: float
@@ -124,27 +125,32 @@ class Repairer:
             raise Rebuild
         wish = ChainWish(
             tokens=shape.tokens,
-            dtype=self._dtype,
+            dtype=self.dtype,
             source=before.peer_id if before else None,
             sink=after.peer_id if after else None,
             precision=hops[0].precision,
         )
         chain = await self._shared.navigator.wait_for_plan(gap.span(hops), wish, give_up_s)
-        new = await self._open(chain, shape, before, after)
+        new = await self.open(chain, shape, before, after)
         repaired = [*hops[: gap.first], *new, *hops[gap.last + 1 :]]
         try:
             if any(hop.relayed for hop in (new if after else new[:-1])) or self._is_broken(before, new[0]):
                 raise Rebuild
-            await self._link(repaired, gap.first, len(new), shape.timeout_s)
+            await self.link(repaired, gap.first, len(new), shape.timeout_s)
             await self._replay(before, new, past)
         except BaseException:
-            await self._dismiss(new)
+            await self.dismiss(new)
             raise
         return repaired
 
-    async def _open(
+    async def open(
         self, chain: Chain, shape: SessionShape, before: RemoteHop | None, after: RemoteHop | None
     ) -> list[RemoteHop]:
+        """Sessions on the peers of a chain, between these neighbours, who do not know them yet.
+
+        Raises:
+            PeerError: if a peer fails; no session is left open then.
+        """
         new = [await self._connect(hop.peer_id, hop.span, chain.precision) for hop in chain.hops]
         previous = [before, *new[:-1]]
         following = [*new[1:], after]
@@ -160,7 +166,7 @@ class Repairer:
                 if isinstance(result, BaseException):
                     raise result
         except BaseException:
-            await self._dismiss(new)
+            await self.dismiss(new)
             raise
         for hop in new:
             self._shared.navigator.worked(hop.peer_id)
@@ -171,7 +177,9 @@ class Repairer:
         link = await self._shared.node.connect(
             peer_id, addresses, timeout_s=self._shared.config.open_timeout_s
         )
-        return RemoteHop(link, span, precision, addresses)
+        hop = RemoteHop(link, span, precision, addresses, on_leaving=self._on_leaving)
+        self._shared.inbox.introduce(hop)
+        return hop
 
     async def _open_one(
         self, hop: RemoteHop, shape: SessionShape, before: RemoteHop | None, after: RemoteHop | None
@@ -189,7 +197,7 @@ class Repairer:
     def _is_broken(self, before: RemoteHop | None, hop: RemoteHop) -> bool:
         return before is not None and (before.peer_id, hop.peer_id) in self._broken_edges
 
-    async def _link(self, hops: Sequence[RemoteHop], first: int, count: int, timeout_s: float) -> None:
+    async def link(self, hops: Sequence[RemoteHop], first: int, count: int, timeout_s: float) -> None:
         """Make the neighbours of the new hops `[first, first + count)` know them.
 
         Raises:
@@ -249,7 +257,7 @@ class Repairer:
             hop.lost = True
         await asyncio.gather(*(self._close_one(hop, prefix) for hop in live))
 
-    async def _dismiss(self, hops: Sequence[RemoteHop]) -> None:
+    async def dismiss(self, hops: Sequence[RemoteHop]) -> None:
         """Give up on hops that were just opened, or that may still be about to open."""
         await asyncio.gather(*(hop.dismiss() for hop in hops))
 

@@ -18,7 +18,7 @@ import msgpack
 from pydantic import ValidationError
 
 from swarm.core.errors import PeerIncompatible, RequestError
-from swarm.wire.messages import Hello, Message, Output, StepMessage, parse
+from swarm.wire.messages import Hello, Message, Output, StatePart, StepMessage, parse
 from swarm.wire.strange_text import one_line
 from swarm.wire.tensor_size import tensors_nbytes
 
@@ -204,7 +204,7 @@ def decode_header(header: Buffer, payload_bytes: int) -> Message:
         raise PeerIncompatible(f"malformed message: {_first_error(exc)}") from exc
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
         raise PeerIncompatible(f"malformed header: {type(exc).__name__}") from exc
-    tensors = message.tensors if isinstance(message, StepMessage | Output) else []
+    tensors = message.tensors if isinstance(message, StepMessage | Output | StatePart) else []
     if tensors_nbytes(tensors) != payload_bytes:
         raise PeerIncompatible(
             f"malformed message: tensors of {tensors_nbytes(tensors)} bytes, but a payload of {payload_bytes}"

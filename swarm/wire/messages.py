@@ -3,7 +3,9 @@
 A link is one long-lived binary stream between two nodes, shared by all their sessions. Both ends first send `Hello`.
 Then either end may send any message; a control message carries a `request` number which its `Done` or `Failed` repeats.
 
-    client -> every hop    Open, Relink, Replay, Inspect, Close        answered by Done | Failed
+    client -> every hop    Open, Relink, Replay, Transfer, Inspect, Close   answered by Done | Failed
+    leaving hop -> client  Leaving                                     the session should move elsewhere
+    old hop -> new hop     StatePart, StateEnd                         a session's state; StateEnd is answered
     client -> first hop    Step                                        (each hop sends Step on to the next one)
     last hop -> client     Output                                      hidden states of the last layer of the segment
     any hop -> client      StepFailed                                  the step stopped here, and why
@@ -113,7 +115,8 @@ class Open(Request):
     `next` is where outputs go; None sends them to the client. `rollback` keeps what sliding-window layers need
     to roll back. `prefix` has a hash for every full block of the coming prompt, each covering the one before (see
     `Close`): the session begins with a copy of the longest run of blocks that an ended session left here, and
-    `Done.length` says how many positions that is; 0 if there is none.
+    `Done.length` says how many positions that is; 0 if there is none. `donor` is the only peer that may bring the state of
+    a session that it holds; see `Transfer`.
     """
 
     type: Literal["open"] = "open"
@@ -127,6 +130,7 @@ class Open(Request):
     prefix: Prefix = []
     previous: PeerIdText | None = None
     next: NextHop | None = None
+    donor: PeerIdText | None = None
 
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> Open:
@@ -155,6 +159,30 @@ class Replay(Request):
     session: SessionId
     until: Layer
     chunk: Position = 0
+
+
+class Transfer(Request):
+    """Hand the session's state to the session `to`, which covers the same layers and was opened with this peer as donor.
+
+    Answered with the length and last step once all of it has arrived there. The session itself stays as it is.
+    """
+
+    type: Literal["transfer"] = "transfer"
+    session: SessionId
+    to: NextHop
+
+
+class StateEnd(Request):
+    """All parts of a state were sent: the session `session` has now `length` positions and this last step.
+
+    `masked` says whether any step ever brought a mask. Answered once all of it is in place.
+    """
+
+    type: Literal["state_end"] = "state_end"
+    session: SessionId
+    length: Position
+    step: Annotated[int, Field(ge=-1, lt=1 << 53)]
+    masked: bool
 
 
 class Inspect(Request):
@@ -251,6 +279,26 @@ class Replayed(Message):
     step: Annotated[int, Field(ge=-1, lt=1 << 53)]
 
 
+class StatePart(Message):
+    """Positions from `start` of a cache layer, or of the kept outputs (`layer` None), for the session `session`.
+
+    Parts of one layer come in order.
+    """
+
+    type: Literal["state"] = "state"
+    session: SessionId
+    layer: Layer | None = None
+    start: Position = 0
+    tensors: Annotated[Tensors, Field(min_length=1)]
+
+
+class Leaving(Message):
+    """The peer wants to leave: the client should move its session `session` elsewhere, when it suits it."""
+
+    type: Literal["leaving"] = "leaving"
+    session: SessionId
+
+
 AnyMessage = Annotated[
     Hello
     | Shortcut
@@ -259,6 +307,8 @@ AnyMessage = Annotated[
     | Open
     | Relink
     | Replay
+    | Transfer
+    | StateEnd
     | Inspect
     | Close
     | Done
@@ -266,7 +316,9 @@ AnyMessage = Annotated[
     | StepMessage
     | Output
     | StepFailed
-    | Replayed,
+    | Replayed
+    | StatePart
+    | Leaving,
     Field(discriminator="type"),
 ]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(AnyMessage)
