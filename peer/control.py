@@ -139,10 +139,14 @@ class Control:
                 arrival=None if donor is None else Arrival(donor, StateWriter(shard, message.tokens)),
             )
             self._table.add(session)
-        if self.draining:  # since a moment ago
-            await tell_client(link, Leaving(session=session.id))
+        await self._say_if_leaving(session)
         length = self._begin(session, message)
         return self._state(message.request, session).model_copy(update={"length": length})
+
+    async def _say_if_leaving(self, session: HopSession) -> None:
+        """The peer may have begun to drain while the session was opened."""
+        if self.draining:
+            await tell_client(session.client, Leaving(session=session.id))
 
     def _begin(self, session: HopSession, message: Open) -> int:
         """Let a new session begin with what an ended one left; its length. The copy runs before the first step."""

@@ -127,16 +127,13 @@ class Receiver:
             SwarmError: what was wrong with a part, or with all of them together.
         """
         session, arrival = self._given_by(link.peer_id, message.session)
-        finish = partial(
-            arrival.writer.finish, message.length, message.step, is_masked=message.masked
-        )
+        finish = partial(arrival.writer.finish, message.length, message.step, is_masked=message.masked)
         try:
             await self._worker.ask(session, partial(_finish, arrival, finish))
         finally:
             session.arrival = None
         session.promised, session.newest = message.length, message.step
         return Done(request=message.request, length=message.length, step=message.step)
-
 
     def _given_by(self, donor: str, session: bytes) -> tuple[HopSession, Arrival]:
         found = self._table.find(session)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from swarm.core.config import PeerLimits
+from swarm.core.span import Span
+from swarm.shards.step import Step, StepTensors
+from swarm.wire.messages import Message, StateEnd, StatePart, StepMessage, Transfer
+from tests.generation import TokenList
 from tests.in_process import Lab, serve_twice
-from tests.shard_lab import left_padded, prompt
+from tests.shard_lab import hidden, left_padded, prompt
+from tests.test_repair import Once
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +24,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "sampling": {"input_ids": prompt(), "do_sample": True, "temperature": 0.9},
     "batch": left_padded(),
     "beams": {"input_ids": prompt(), "num_beams": 3},
-    "lookup": {"input_ids": prompt(6).repeat(1, 3), "prompt_lookup_num_tokens": 3},
+    "lookup": {"input_ids": prompt(6).repeat(1, 3), "prompt_lookup_num_tokens": 3, "max_new_tokens": 24},
 }
 
 
@@ -26,30 +34,151 @@ async def drain(lab: Lab, *names: str) -> None:
 
 
 def computed(lab: Lab) -> dict[str, int]:
-    return {name: peer.service.load.computed_tokens for name, peer in lab.peers.items()}
+    """Token rows that each span has computed, by whichever peer."""
+    spent = {name: peer.service.load.computed_tokens for name, peer in lab.peers.items()}
+    return {name: sum(n for peer, n in spent.items() if peer[0].upper() == name) for name in "ABC"}
+
+
+def check_moved(lab: Lab, hops: int) -> None:
+    """So many hops were handed over, and every layer has computed every token once."""
+    assert lab.stats.handovers == hops
+    assert (lab.stats.failovers, lab.stats.replayed_tokens) == (0, 0)
+    assert len(set(computed(lab).values())) == 1
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("leaving", ["A", "B", "C", "AB", "ABC"])
-def test_what_leaving_peers_hold_goes_to_others_and_nothing_is_computed_again(
-    leaving: str, way: dict[str, Any]
-) -> None:
+def test_what_leaving_peers_hold_goes_to_others(leaving: str, way: dict[str, Any]) -> None:
     with Lab() as lab:
         serve_twice(lab)
         lab.before_call[2] = lambda: drain(lab, *leaving)
         lab.check_exact(**way)
-        spent = computed(lab)
-        assert lab.stats.handovers == len(leaving)
-        assert (lab.stats.failovers, lab.stats.replayed_tokens) == (0, 0)
-        whole = {spent[name] + spent[name.lower()] for name in "ABC"}
-        assert len(whole) == 1, "each layer has computed every token once"
+        check_moved(lab, len(leaving))
         assert lab.loop.time() == 1000.0, "nobody waited for anything"
 
 
-@pytest.mark.parametrize("model_type", ["gemma2", "gpt2", "deepseek_v3", "lfm2", "qwen3_next", "gemma3n_text", "mamba2", "bamba", "falcon_h1", "zamba2", "glm_moe_dsa", "deepseek_v4", "longcat_flash"])
-def test_kinds(model_type: str) -> None:
+def test_a_streamed_text_goes_on() -> None:
+    with Lab() as lab:
+        serve_twice(lab)
+        lab.before_call[4] = lambda: drain(lab, "B")
+        streamer = TokenList()
+        tokens = lab.generate(input_ids=prompt(), streamer=streamer)
+        assert [streamer.tokens] == tokens == lab.local(input_ids=prompt())
+        check_moved(lab, 1)
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "gpt2", "deepseek_v3", "lfm2", "qwen3_next", "mamba2"])
+def test_caches_that_slide_or_recur_are_handed_over(model_type: str) -> None:
+    with Lab(model_type) as lab:
+        serve_twice(lab)
+        lab.before_call[3] = lambda: drain(lab, "A", "C")
+        lab.check_exact(**left_padded())
+        check_moved(lab, 2)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2"])
+def test_a_session_that_was_handed_over_rolls_back(model_type: str) -> None:
     with Lab(model_type) as lab:
         serve_twice(lab)
         lab.before_call[2] = lambda: drain(lab, "B")
+        lab.check_exact(**WAYS["lookup"])
+        check_moved(lab, 1)
+
+
+def test_a_cache_that_cannot_be_moved_stays_until_its_peer_is_gone() -> None:
+    with Lab("falcon_h1") as lab:
+        serve_twice(lab)
+        lab.before_call[3] = lambda: drain(lab, "B")
+        lab.before_call[6] = lambda: lab.kill("B")
         lab.check_exact(input_ids=prompt())
-        print(model_type, lab.stats)
+        assert (lab.stats.handovers, lab.stats.failovers) == (0, 1)
+
+
+def reaches(peer: str, kind: type[Message]) -> Callable[[str, str, Message], bool]:
+    return lambda source, sink, message: sink == peer and isinstance(message, kind)
+
+
+@pytest.mark.parametrize("leaving", ["A", "B", "C"])
+def test_a_step_that_is_under_way_ends_first(leaving: str) -> None:
+    with Lab() as lab:
+        serve_twice(lab)
+        steps: list[int] = []
+
+        def fifth_step(source: str, sink: str, message: Message) -> bool:
+            if sink == leaving and isinstance(message, StepMessage):
+                steps.append(message.number)
+            return len(steps) == 5
+
+        fate = lab.meadow.fate = Once(fifth_step, 1, lambda: lab.peers[leaving].service.drain())
+        lab.check_exact(input_ids=prompt())
+        assert fate.happened
+        check_moved(lab, 1)
+
+
+def test_a_session_between_two_steps_moves_without_being_asked_for_anything() -> None:
+    states = hidden(8)
+    with Lab() as lab:
+        serve_twice(lab)
+        session = lab.open()
+        session.step(Step(0, 0, StepTensors(states[:, :7])), keep_last=1)
+        lab.do(drain(lab, "A", "B", "C"))
+        lab.do(asyncio.sleep(0.1))
+        assert lab.chain == ["a", "b", "c"]
+        assert [len(lab.peers[name].service.sessions) for name in "ABCabc"] == [0, 0, 0, 1, 1, 1]
+        session.step(Step(1, 7, StepTensors(states[:, 7:])), keep_last=1)
+        check_moved(lab, 3)
+        session.close()
+
+
+@pytest.mark.parametrize("kind", [Transfer, StatePart, StateEnd])
+@pytest.mark.parametrize("victim", ["B", "b", "C"], ids=["donor", "replacement", "neighbour"])
+def test_a_death_in_the_middle_changes_no_token(kind: type[Message], victim: str) -> None:
+    with Lab() as lab:
+        serve_twice(lab)
+        lab.serve("bb", 2, 4, cost=0.2)
+        lab.before_call[4] = lambda: drain(lab, "B")
+        sink = "B" if kind is Transfer else "b"
+        kill: Callable[[], object] = lambda: lab.tasks.create_task(lab.kill(victim))  # noqa: E731
+        fate = lab.meadow.fate = Once(reaches(sink, kind), 1, lambda: kill() and None)
+        lab.check_exact(input_ids=prompt())
+        assert fate.happened
+
+
+@pytest.mark.parametrize("kind", [Transfer, StatePart, StateEnd])
+def test_a_message_that_is_lost_delays_the_move_and_changes_no_token(kind: type[Message]) -> None:
+    with Lab() as lab:
+        serve_twice(lab)
+        lab.before_call[4] = lambda: drain(lab, "B")
+        fate = lab.meadow.fate = Once(reaches("B" if kind is Transfer else "b", kind))
+        lab.check_exact(input_ids=prompt())
+        assert fate.happened
+        assert lab.stats.failovers == 0
+
+
+def test_a_replacement_that_the_leaving_peer_cannot_reach_is_passed_over() -> None:
+    with Lab() as lab:
+        serve_twice(lab)
+        lab.serve("bb", 2, 4, cost=0.2)
+        lab.do(lab.meadow.wall("B", "b"))
+        lab.before_call[2] = lambda: drain(lab, "B")
+        lab.before_call[4] = lambda: asyncio.sleep(3.0)
+        lab.check_exact(input_ids=prompt())
+        check_moved(lab, 1)
+        assert lab.peers["bb"].service.load.computed_tokens > 0
+
+
+def test_without_anybody_to_take_over_the_peer_serves_on_and_later_comers_are_found() -> None:
+    with Lab() as lab:
+        lab.serve("A", 0, 2)
+        lab.serve("B", 2, 6)
+        lab.before_call[2] = lambda: drain(lab, "B")
+
+        async def arrive() -> None:
+            await lab._serve("b", Span(2, 6), 0.1, 4096, PeerLimits())
+            await lab.shared.navigator.refresh()
+            await asyncio.sleep(3.0)
+
+        lab.before_call[6] = arrive
+        lab.check_exact(input_ids=prompt())
+        assert (lab.stats.handovers, lab.stats.failovers) == (1, 0)
+        assert lab.peers["b"].service.load.computed_tokens > 0

@@ -112,9 +112,7 @@ class Takeover:
         before = hops[index - 1] if index else None
         return before, hops[index + 1] if index + 1 < len(hops) else None
 
-    async def _open(
-        self, hop: RemoteHop, before: RemoteHop | None, after: RemoteHop | None
-    ) -> RemoteHop:
+    async def _open(self, hop: RemoteHop, before: RemoteHop | None, after: RemoteHop | None) -> RemoteHop:
         """A session for the same layers at a peer that is neither leaving nor a neighbour."""
         shape, navigator = self._session.shape(), self._shared.navigator
         unfit = [other for other in self._session.hops if other.leaving or other in (before, after)]
@@ -149,7 +147,9 @@ class Takeover:
             await self._connect(exchanged, index, (done.length, done.step))
         except (Rebuild, PeerError) as error:
             await hop.dismiss()  # its neighbours may know it no more: the next step repairs the chain
-            raise PeerBusy(f"the neighbours of layers {hop.span} could not be linked anew: {error!r}") from error
+            raise PeerBusy(
+                f"the neighbours of layers {hop.span} could not be linked anew: {error!r}"
+            ) from error
         session.hops = exchanged
         self._shared.stats.handovers += 1
 

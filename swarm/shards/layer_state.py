@@ -103,7 +103,10 @@ def write_tokens(layer: Any, tensors: dict[str, Tensor], device: torch.device) -
     keys, values = tensors["keys"].to(device), tensors["values"].to(device)
     if not layer.is_initialized:
         layer.lazy_initialization(keys, values)
-    layer.keys, layer.values = layer.rooms[0].extend(layer.keys, keys), layer.rooms[1].extend(layer.values, values)
+    layer.keys, layer.values = (
+        layer.rooms[0].extend(layer.keys, keys),
+        layer.rooms[1].extend(layer.values, values),
+    )
 
 
 def settle(layer: Any, length: int) -> None:

@@ -127,7 +127,9 @@ class StateWriter:
         if start != before.stop:
             raise RequestError(f"a part begins at position {start}, expected is {before.stop}")
         if rows * (start + count) > self._room:
-            raise RequestError(f"a part ends at position {start + count}, there is room for {self._room} tokens")
+            raise RequestError(
+                f"a part ends at position {start + count}, there is room for {self._room} tokens"
+            )
         with torch.inference_mode():
             self._append(layer, tensors)
         self._rows = rows
@@ -160,7 +162,9 @@ class StateWriter:
             return held == range(length)
         if not form.by_tokens:
             return True
-        return held.stop == length and held.start <= length - needed_tokens(self._cache.indexed[layer], length)
+        return held.stop == length and held.start <= length - needed_tokens(
+            self._cache.indexed[layer], length
+        )
 
     def _append(self, layer: int | None, tensors: dict[str, Tensor]) -> None:
         if layer is None:

@@ -115,8 +115,8 @@ class Open(Request):
     `next` is where outputs go; None sends them to the client. `rollback` keeps what sliding-window layers need
     to roll back. `prefix` has a hash for every full block of the coming prompt, each covering the one before (see
     `Close`): the session begins with a copy of the longest run of blocks that an ended session left here, and
-    `Done.length` says how many positions that is; 0 if there is none. `donor` is the only peer that may bring the state of
-    a session that it holds; see `Transfer`.
+    `Done.length` says how many positions that is; 0 if there is none. `donor` is the only peer that may bring the state
+    of a session that it holds; see `Transfer`.
     """
 
     type: Literal["open"] = "open"
@@ -162,7 +162,7 @@ class Replay(Request):
 
 
 class Transfer(Request):
-    """Hand the session's state to the session `to`, which covers the same layers and was opened with this peer as donor.
+    """Hand the session's state to the session `to`, which is for the same layers and names this peer as its donor.
 
     Answered with the length and last step once all of it has arrived there. The session itself stays as it is.
     """
