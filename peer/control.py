@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from swarm.core.errors import (
@@ -120,7 +120,7 @@ class Control:
         if self.draining:
             raise PeerBusy("this peer is leaving and takes no new sessions")
         with self._table.opening(message.session, link, message.tokens) as opening:
-            next_link = await self._dial(message.next)
+            next_link, *_ = await asyncio.gather(self._dial(message.next), *map(self._greet, message.near))
             self._kept(
                 link.peer_id, message
             )  # counts as used: what it needs is not the first to make room for it
@@ -201,6 +201,10 @@ class Control:
             raise NextUnreachable(f"cannot reach the next hop {hop.peer}: {error}") from error
         self._watch.add(link)
         return link
+
+    async def _greet(self, hop: NextHop) -> None:
+        with suppress(PeerError):  # it will try from its side
+            await self._dial(hop)
 
     async def _replay(self, link: Link, message: Replay) -> Done:
         session = self._table.controlled_by(link.peer_id, message.session)

@@ -24,7 +24,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "sampling": {"input_ids": prompt(), "do_sample": True, "temperature": 0.9},
     "batch": left_padded(),
     "beams": {"input_ids": prompt(), "num_beams": 3},
-    "lookup": {"input_ids": prompt(6).repeat(1, 3), "prompt_lookup_num_tokens": 3, "max_new_tokens": 24},
+    "lookup": {"input_ids": prompt(6).repeat(1, 3), "prompt_lookup_num_tokens": 3},
 }
 
 
@@ -52,7 +52,7 @@ def test_what_leaving_peers_hold_goes_to_others(leaving: str, way: dict[str, Any
     with Lab() as lab:
         serve_twice(lab)
         lab.before_call[2] = lambda: drain(lab, *leaving)
-        lab.check_exact(**way)
+        lab.check_exact(**way, max_new_tokens=24)
         check_moved(lab, len(leaving))
         assert lab.loop.time() == 1000.0, "nobody waited for anything"
 
@@ -109,7 +109,7 @@ def test_a_step_that_is_under_way_ends_first(leaving: str) -> None:
                 steps.append(message.number)
             return len(steps) == 5
 
-        fate = lab.meadow.fate = Once(fifth_step, 1, lambda: lab.peers[leaving].service.drain())
+        fate = lab.meadow.fate = Once(fifth_step, 1, lab.peers[leaving].service.drain)
         lab.check_exact(input_ids=prompt())
         assert fate.happened
         check_moved(lab, 1)
@@ -138,8 +138,11 @@ def test_a_death_in_the_middle_changes_no_token(kind: type[Message], victim: str
         lab.serve("bb", 2, 4, cost=0.2)
         lab.before_call[4] = lambda: drain(lab, "B")
         sink = "B" if kind is Transfer else "b"
-        kill: Callable[[], object] = lambda: lab.tasks.create_task(lab.kill(victim))  # noqa: E731
-        fate = lab.meadow.fate = Once(reaches(sink, kind), 1, lambda: kill() and None)
+
+        def kill() -> None:
+            lab.tasks.create_task(lab.kill(victim))
+
+        fate = lab.meadow.fate = Once(reaches(sink, kind), 1, kill)
         lab.check_exact(input_ids=prompt())
         assert fate.happened
 

@@ -21,7 +21,8 @@ _DISMISS_S = 1.0
 class SessionShape:
     """What every hop of a session is opened with.
 
-    `tokens` are token rows, `prefix` hashes the blocks to come, `donor` is the peer that will bring the session's state.
+    `tokens` are token rows, `prefix` hashes the blocks to come, `donor` is the hop whose peer will bring the session's
+    state, `before` the one that will send steps.
     """
 
     model_uid: str
@@ -29,7 +30,8 @@ class SessionShape:
     rollback: bool
     timeout_s: float
     prefix: tuple[bytes, ...] = ()
-    donor: str | None = None
+    donor: RemoteHop | None = None
+    before: RemoteHop | None = None
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -86,7 +88,8 @@ class RemoteHop:
                 prefix=list(shape.prefix),
                 previous=previous,
                 next=following.as_next() if following is not None else None,
-                donor=shape.donor,
+                donor=shape.donor.peer_id if shape.donor is not None else None,
+                near=[hop.as_next() for hop in (shape.donor, shape.before) if hop is not None],
             ),
             timeout_s=shape.timeout_s,
         )

@@ -204,18 +204,22 @@ class Repairer:
             Rebuild: if one of them cannot reach its next hop.
         """
         end = first + count
-        try:
-            if end < len(hops):
-                following = hops[end + 1] if end + 1 < len(hops) and not hops[end].relayed else None
-                if following is not None and not following.usable:
-                    following = None  # the next gap
-                await hops[end].relink(hops[end - 1].peer_id, following, timeout_s)
-            if first:
-                previous = hops[first - 2].peer_id if first > 1 else None
-                await hops[first - 1].relink(previous, hops[first], timeout_s)
-                hops[first - 1].relayed = False
-        except NextUnreachable as error:
-            raise Rebuild from error
+        asked = []
+        if end < len(hops):
+            following = hops[end + 1] if end + 1 < len(hops) and not hops[end].relayed else None
+            if following is not None and not following.usable:
+                following = None  # the next gap
+            asked.append(hops[end].relink(hops[end - 1].peer_id, following, timeout_s))
+        if first:
+            previous = hops[first - 2].peer_id if first > 1 else None
+            asked.append(hops[first - 1].relink(previous, hops[first], timeout_s))
+        for answer in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(answer, NextUnreachable):
+                raise Rebuild from answer
+            if isinstance(answer, BaseException):
+                raise answer
+        if first:
+            hops[first - 1].relayed = False
 
     async def _replay(self, before: RemoteHop | None, new: Sequence[RemoteHop], past: Past) -> None:
         """Make the caches of the new hops."""

@@ -126,8 +126,9 @@ class Takeover:
             without=frozenset({other.peer_id for other in unfit} | self._refused),
         )
         chain = navigator.plan(hop.span, wish)
+        shape = replace(shape, donor=hop, before=before)
         try:
-            (new,) = await self._repairer.open(chain, replace(shape, donor=hop.peer_id), before, after)
+            (new,) = await self._repairer.open(chain, shape, before, after)
         except PeerError as error:
             navigator.failed(chain.hops[0].peer_id, str(error))
             raise
@@ -156,7 +157,8 @@ class Takeover:
     async def _connect(self, hops: Sequence[RemoteHop], index: int, state: tuple[int, int]) -> None:
         """Link the neighbours of a new hop that should be in this state."""
         timeout_s = self._shared.config.open_timeout_s
-        await self._repairer.link(hops, index, 1, timeout_s)
-        found = await hops[index].inspect(timeout_s)
+        _, found = await asyncio.gather(
+            self._repairer.link(hops, index, 1, timeout_s), hops[index].inspect(timeout_s)
+        )
         if (found.length, found.step) != state:
             raise PeerBusy(f"it holds {found.length} positions, not {state[0]}")

@@ -48,7 +48,7 @@ class StepForm:
 
 
 def check_tensors(tensors: StepTensors, form: StepForm, *, layers_ahead: int) -> None:
-    """Refuse what does not fit the model; `layers_ahead` counts the layers from the receiving one to the last; 0 behind the last one.
+    """Refuse what does not fit the model; `layers_ahead` counts the layers from here to the last one.
 
     Raises:
         RequestError: naming the tensor and what was expected.

@@ -24,6 +24,7 @@ MAX_ROWS = 1024
 MAX_POSITION = 1 << 24
 MAX_TENSORS = 16
 MAX_PREFIX_BLOCKS = 2048
+MAX_NEAR = 2
 SHORTCUT_TOKEN_BYTES = 16
 
 SessionId = Annotated[bytes, Field(min_length=16, max_length=16)]
@@ -116,7 +117,8 @@ class Open(Request):
     to roll back. `prefix` has a hash for every full block of the coming prompt, each covering the one before (see
     `Close`): the session begins with a copy of the longest run of blocks that an ended session left here, and
     `Done.length` says how many positions that is; 0 if there is none. `donor` is the only peer that may bring the state
-    of a session that it holds; see `Transfer`.
+    of a session that it holds; see `Transfer`. `near` are peers that will soon send here: links to them are opened
+    now, as far as that works, so that nobody has to wait for that later.
     """
 
     type: Literal["open"] = "open"
@@ -131,6 +133,7 @@ class Open(Request):
     previous: PeerIdText | None = None
     next: NextHop | None = None
     donor: PeerIdText | None = None
+    near: Annotated[list[NextHop], Field(max_length=MAX_NEAR)] = []
 
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> Open:
