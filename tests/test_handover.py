@@ -18,7 +18,7 @@ from tests.waiting import wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 __all__ = ["local", "model", "twins"]  # fixtures
 
-NEW_TOKENS = 60
+NEW_TOKENS = 24
 LEAVE_AT = 9
 
 
@@ -32,6 +32,7 @@ def test_a_hop_that_is_asked_to_leave_hands_its_session_over(
     def leave() -> None:
         left.extend(hop_peers(twins, model, (1,)))
         left[0].terminate()
+        wait_for(lambda: model.stats.handovers == 1, 20.0, "the hop is handed over")
 
     sequences = generate(model, mode, NEW_TOKENS, LEAVE_AT, leave)
     assert torch.equal(sequences, generate(local, mode, NEW_TOKENS))
@@ -57,6 +58,7 @@ def test_all_hops_may_leave_at_once(twins: TwinSwarm, model: SwarmModel, local: 
         left.extend(hop_peers(twins, model, (0, 1, 2)))
         for peer in left:
             peer.terminate()
+        wait_for(lambda: model.stats.handovers == 3, 20.0, "all hops are handed over")
 
     expected = generate(local, "greedy", NEW_TOKENS)
     assert torch.equal(generate(model, "greedy", NEW_TOKENS, LEAVE_AT, leave), expected)
