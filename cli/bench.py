@@ -55,7 +55,7 @@ def _run(settings: BenchSettings) -> bool:
         with closing(running):
             for report in running:
                 reports.append(report)
-                _show(console, report)
+                show_report(console, report)
                 if settings.json_file is not None:
                     write(settings.json_file, document(reports, settings.plan(), settings.model_name))
                 if settings.plot is not None:
@@ -63,7 +63,8 @@ def _run(settings: BenchSettings) -> bool:
     return any(report.problems for report in reports)
 
 
-def _show(console: Console, report: Report) -> None:
+def show_report(console: Console, report: Report) -> None:
+    """The table of a report with its notes, and what was not as promised."""
     console.print(f"[bold]{report.title}[/]", result_table(report), sep="\n")
     for note in report.notes:
         console.print(note, style="dim", soft_wrap=True)

@@ -10,7 +10,10 @@ from swarm.bench.plan import Plan, WanNetwork
 from swarm.cli.setting_types import Count, Counts, DelayMs, File, Shown, Text
 from swarm.cli.settings import Settings
 
-BENCHMARKS = ("decode", "prefill", "concurrency", "fairness", "prefix", "failover", "wan")
+BENCHMARKS = (
+    "decode", "long", "prefill", "concurrency", "batching", "fairness", "prefix", "failover", "wan", "wire",
+    "start", "memory",
+)  # fmt: skip
 _PLAN = Plan()
 
 
@@ -18,9 +21,26 @@ class BenchSettings(Settings):
     """`swarm bench WHICH`."""
 
     which: Annotated[
-        Literal["decode", "prefill", "concurrency", "fairness", "prefix", "failover", "wan", "all"],
+        Literal[
+            "decode",
+            "long",
+            "prefill",
+            "concurrency",
+            "batching",
+            "fairness",
+            "prefix",
+            "failover",
+            "wan",
+            "wire",
+            "start",
+            "memory",
+            "profile",
+            "all",
+        ],
         Shown("WHICH", positional=True),
-        Field(description=f"What to measure: {', '.join(BENCHMARKS)} or all."),
+        Field(
+            description=f"What to measure: {', '.join(BENCHMARKS)} or all of these; or profile, which needs py-spy."
+        ),
     ]
     size: Annotated[
         Literal["tiny", "A", "B"] | None,
@@ -41,7 +61,7 @@ class BenchSettings(Settings):
     )
     prompt: Annotated[
         Count | None,
-        Shown(metavar="N", default="prefill 1024, fairness 4096, prefix 1000, failover 512, else 16"),
+        Shown(metavar="N", default="16 to 4096, as suits WHICH"),
         Field(description="Tokens of the prompt."),
     ] = None
     sessions: Annotated[

@@ -43,7 +43,7 @@ async def _run(settings: BootstrapSettings, identity: Path) -> None:
     from swarm.peer.ready import ReadyInfo, write_ready_file
     from swarm.routing.announcement import claims
     from swarm.security.identity import Identity
-    from swarm.wire.node import Node  # imports hivemind: seconds
+    from swarm.wire.node import Node  # imports hivemind
 
     stopped = _stop_signal()
     node = await Node.start(

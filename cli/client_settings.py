@@ -18,7 +18,7 @@ from swarm.cli.setting_types import (
     Text,
 )
 from swarm.cli.settings import ModelSettings, PeersSettings, Settings
-from swarm.core.config import ClientConfig, Precision
+from swarm.core.config import ClientConfig, Precision, Wire
 
 _CLIENT = ClientConfig()
 
@@ -65,6 +65,13 @@ class GenerateSettings(PeersSettings, ModelSettings):
         Field(description="Print text, tokens, timings and the chain as JSON, at the end."),
     ] = False
     dtype: Annotated[Precision, Field(description="Precision of what this side computes.")] = "auto"
+    wire: Annotated[
+        Wire,
+        Field(
+            description="How activations travel: in the model's dtype, or rounded to int8, which changes the text a "
+            "little and takes a quarter to a half of the bytes."
+        ),
+    ] = _CLIENT.wire
     step_timeout_s: Annotated[
         Seconds, Field(description="How long a step may take until a peer's usual time is known.")
     ] = _CLIENT.step_timeout_s
@@ -89,7 +96,11 @@ class GenerateSettings(PeersSettings, ModelSettings):
 
     def client_config(self) -> ClientConfig:
         return ClientConfig(
-            self.step_timeout_s, self.open_timeout_s, self.unavailable_timeout_s, self.refresh_s
+            step_timeout_s=self.step_timeout_s,
+            open_timeout_s=self.open_timeout_s,
+            unavailable_timeout_s=self.unavailable_timeout_s,
+            refresh_s=self.refresh_s,
+            wire=self.wire,
         )
 
 

@@ -9,11 +9,11 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria, StoppingCriteriaList, set_seed
+from transformers import AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList, set_seed
 
 from swarm.cli.prompt import Prompt
 from swarm.cli.sampling import Sampling
-from swarm.cli.token_stream import TextAssembler, TokenStream
+from swarm.client.token_stream import TextAssembler, TokenStream
 from swarm.core.config import ModelConfig
 from swarm.core.errors import ModelError
 from swarm.shards.source import ModelSource
@@ -54,20 +54,6 @@ class _StopText(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         return torch.full((input_ids.shape[0],), self._assembler.stopped, device=input_ids.device)
-
-
-def load_tokenizer(model: ModelConfig) -> Any:
-    """The tokenizer of a checkpoint.
-
-    Raises:
-        ModelError: it has none that transformers can read.
-    """
-    folder = ModelSource.open(model).folder
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as exc:
-        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-        raise ModelError(f"{model.name} has no tokenizer that can be used: {reason}") from exc
 
 
 def load_assistant(model: ModelConfig) -> Any:

@@ -17,7 +17,7 @@ from swarm import SwarmModel
 from swarm.bench.local_swarm import LocalSwarm
 from swarm.builtin.corpus import held_out_sums
 from swarm.cli.client_settings import DemoSettings
-from swarm.cli.completion import Completion, complete, load_tokenizer
+from swarm.cli.completion import Completion, complete
 from swarm.cli.demo_accident import Accident
 from swarm.cli.event_loop import run_async
 from swarm.cli.prompt import Prompt
@@ -29,6 +29,7 @@ from swarm.core.errors import SwarmError
 from swarm.core.span import Span
 from swarm.routing.status import StatusReport
 from swarm.shards.source import ModelSource
+from swarm.shards.tokenizer import load_tokenizer
 
 MODEL = ModelConfig("demo")
 CAST = ("ada", "ben", "cleo")

@@ -74,7 +74,7 @@ class Output:
 
 
 def _open_model(settings: GenerateSettings) -> SwarmModel:
-    from swarm import SwarmModel  # imports torch, transformers and hivemind: seconds
+    from swarm import SwarmModel  # imports hivemind; torch and transformers come with the model: seconds
 
     return SwarmModel.from_pretrained(
         settings.model,
@@ -88,7 +88,8 @@ def _open_model(settings: GenerateSettings) -> SwarmModel:
 
 
 def _complete(model: SwarmModel, settings: GenerateSettings, prompt: Prompt, output: Output) -> Completion:
-    from swarm.cli.completion import complete, load_tokenizer
+    from swarm.cli.completion import complete
+    from swarm.shards.tokenizer import load_tokenizer
 
     sampling = Sampling(
         settings.max_tokens,
@@ -125,6 +126,7 @@ def _as_json(output: Output, completion: Completion, load_s: float) -> dict[str,
         "finish_reason": completion.finish_reason,
         "timings": {"load_s": round(load_s, 4), **completion.timings()},
         "chain": [{"peer_id": h.peer_id, "name": name(h.peer_id), "span": str(h.span)} for h in output.hops],
+        "wire": output.model.swarm.wire,
         "failovers": stats.failovers,
         "stalled_s": round(stats.stalled_s, 4),
         "drafted_tokens": stats.drafted_tokens,
@@ -134,9 +136,11 @@ def _as_json(output: Output, completion: Completion, load_s: float) -> dict[str,
 
 def _summary(output: Output, completion: Completion) -> str:
     rate, failovers = completion.tokens_per_s, output.model.stats.failovers
+    wire = output.model.swarm.wire
     parts = [f"{len(completion.tokens)} tokens"]
     parts += [f"{rate:.1f} tokens/s"] if rate is not None else []
     parts += [f"{len(output.hops)} peers"] if len(output.hops) != 1 else ["1 peer"]
+    parts += [f"{wire} on the wire"] if wire != "model" else []
     parts += [f"{failovers} failovers"] if failovers else []
     return ", ".join(parts)
 

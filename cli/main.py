@@ -18,15 +18,18 @@ from typer.core import TyperCommand, TyperGroup
 
 from swarm.cli.failure import report, silence_broken_pipe
 
-# name -> what --help says; the module swarm.cli.<name> has `command`
+# name -> what --help says; the module swarm.cli.<name>, with _ for -, has `command`
 COMMANDS = {
     "serve": "Serve layers of a model to the swarm.",
     "generate": "Generate text over the swarm.",
+    "gateway": "Serve a model of the swarm over HTTP, as OpenAI and Anthropic do.",
+    "gateway-key": "Make an API key for a gateway.",
     "status": "Show who serves which layers.",
     "bootstrap": "Run a node without layers, as a fixed address to join.",
     "check": "Compare a model cut into spans with the whole one.",
     "demo": "Try it: a small swarm on this machine that loses a peer.",
     "bench": "Measure a swarm on this machine beside the local model.",
+    "simulate": "Simulate swarms of many peers in virtual time.",
     "version": "Print the versions of this program and of what it builds on.",
 }
 
@@ -58,7 +61,7 @@ class LazyGroup(TyperGroup):
 def _load(name: str) -> Any:
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
     single.command(name, epilog=_EPILOG, short_help=COMMANDS[name])(
-        import_module(f"swarm.cli.{name}").command
+        import_module(f"swarm.cli.{name.replace('-', '_')}").command
     )
     return typer.main.get_command(single)
 

@@ -10,6 +10,7 @@ from swarm.core.errors import SwarmUnavailable
 from swarm.routing.records import PeerRecord, PeerState
 from swarm.routing.status import StatusReport, summarise
 from swarm.routing.view import SwarmView
+from swarm.shards.checkpoint_index import CheckpointIndex
 from swarm.wire.messages import PROTOCOL_VERSION
 
 
@@ -38,9 +39,7 @@ def _matching(records: Sequence[PeerRecord], model: str) -> list[PeerRecord]:
     ]
     if named or not Path(model).is_dir():
         return named
-    from swarm.shards.source import ModelSource  # imports transformers: seconds
-
-    uid = ModelSource.open(ModelConfig(model)).uid
+    uid = CheckpointIndex.open(ModelConfig(model)).uid
     return [r for r in records if r.model_uid == uid]
 
 

@@ -15,6 +15,7 @@ from swarm.cli.options import command_of
 from swarm.cli.ready_file import clear_ready_file
 from swarm.cli.serve_settings import ServeSettings
 from swarm.core.config import PeerConfig
+from swarm.core.lasting import lasting
 
 if TYPE_CHECKING:
     from swarm.peer.ready import ReadyInfo
@@ -30,7 +31,8 @@ def serve(settings: ServeSettings) -> None:
         config = settings.peer_config(identity)
         if sys.stderr.isatty():  # in a log or a script, errors alone stand on stderr
             typer.echo(f"Loading {config.model.name} ...", err=True)
-        from swarm.peer.server import serve as serve_peer  # imports torch and hivemind: seconds
+        with lasting("torch"):
+            from swarm.peer.server import serve as serve_peer  # imports torch and transformers: seconds
 
         run_async(serve_peer(config, on_ready=_announcer(config)))
     typer.echo("Left the swarm.")

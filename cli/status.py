@@ -25,7 +25,7 @@ def status(settings: StatusSettings) -> None:
 
 
 async def _status(settings: StatusSettings) -> None:
-    from swarm.cli.swarm_survey import SwarmSurvey  # imports hivemind: seconds
+    from swarm.cli.swarm_survey import SwarmSurvey  # imports hivemind
 
     survey = await SwarmSurvey.start(settings.require_peers())
     try:

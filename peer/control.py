@@ -136,6 +136,7 @@ class Control:
                 next_link=next_link,
                 reserved=message.tokens,
                 last_used_s=asyncio.get_running_loop().time(),
+                coding=message.coding,
                 arrival=None if donor is None else Arrival(donor, StateWriter(shard, message.tokens)),
             )
             self._table.add(session)
@@ -229,7 +230,8 @@ class Control:
             kept = await self._worker.ask(session, partial(_slice, shard, state, start, end))
             info = ReplayInfo(until=message.until, last=end == state.length)
             number = max(state.step, 0)  # a session that began with a copy may have run no step yet
-            await self._stepping.send_step(session, pack(kept.named()), Onward(number, start, replay=info))
+            packed = pack(kept.named(), session.coding)
+            await self._stepping.send_step(session, packed, Onward(number, start, replay=info))
         session.last_used_s = asyncio.get_running_loop().time()
         return state
 

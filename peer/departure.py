@@ -68,8 +68,9 @@ def departure_of(own_id: str, offer: Offer, finished: Finished, output: StepTens
     """The output of a finished step, for the next hop or, where there is none, for the client."""
     session, message = finished.session, finished.message
     began_s = time.perf_counter()
-    packed = pack(_for_client(offer, finished, output) if session.next is None else output.named())
-    timing = HopTiming.model_construct(
+    leaving = _for_client(offer, finished, output) if session.next is None else output.named()
+    packed = pack(leaving, session.coding)
+    timing = HopTiming(
         peer=own_id,
         queue_s=finished.queue_s,
         compute_s=finished.compute_s,
@@ -82,7 +83,7 @@ def departure_of(own_id: str, offer: Offer, finished: Finished, output: StepTens
         )
         return step_departure(session, packed, onward)
     metas, payload = packed
-    answer = Output.model_construct(
+    answer = Output(
         session=session.id, number=message.number, start=message.start, trace=trace, tensors=metas
     )
     return Departure(session.client, answer, payload)
@@ -98,7 +99,7 @@ def step_departure(session: HopSession, packed: Packed, onward: Onward) -> Depar
     if hop is None or link is None:
         raise RequestError("there is no next hop to send to: relink first")
     metas, payload = packed
-    step = StepMessage.model_construct(
+    step = StepMessage(
         session=hop.session,
         number=onward.number,
         start=onward.start,

@@ -1,17 +1,12 @@
 """Books of the KV cache: who holds how many pages.
 
-A page is room for `PAGE_TOKENS` token rows (one position of one row) in every layer of the peer's span. The pool
-counts; the tensors themselves belong to the sessions.
+A page is room for its token rows in every layer of the peer's span. The pool counts; the tensors themselves belong to
+the sessions.
 """
 
 from __future__ import annotations
 
-PAGE_TOKENS = 64
-
-
-def pages_for(tokens: int) -> int:
-    """Pages that hold this many token rows."""
-    return -(-tokens // PAGE_TOKENS)
+from swarm.core.pages import PAGE_TOKENS, pages_for
 
 
 class KVPool:

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from swarm.core.pages import PAGE_TOKENS, pages_for
 from swarm.core.prefix_index import BLOCK_TOKENS, PrefixIndex
 from swarm.core.span import Span
-from swarm.peer.kv_pool import PAGE_TOKENS, KVPool, pages_for
+from swarm.peer.kv_pool import KVPool
 
 
 class Cached(Protocol):

@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from swarm.core.config import PeerConfig
+from swarm.core.config import CODINGS, PeerConfig
 from swarm.core.errors import ConfigError, SwarmError
 from swarm.core.precision import precision_name
 from swarm.core.span import Span
@@ -103,6 +103,7 @@ async def _serve(
         load = partial(Shard.load, source, place.span, dtype=place.dtype, device=device)
         shard = await executor.run(partial(load, quantize=config.quantize))
         batching = await executor.run(lambda: shard.batching)
+        await executor.run(lambda: shard.looks_ahead)  # tried out in the device's thread
         logger.info(
             "steps of several sessions run %s",
             batching if batching == "one by one" else f"in one {batching} batch",
@@ -223,6 +224,7 @@ class _Peer:
             state=state,
             precision=offer.precision,
             batching=offer.shard.batching,
+            codings=CODINGS,
             seconds_per_layer=measured,
             queue_s=load.queue_s,
             sessions=load.sessions,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from swarm.core.config import PeerLimits
+from swarm.core.config import Coding, PeerLimits
 from swarm.core.errors import PeerBusy, PeerUnreachable, RequestError, SessionBehind, SessionLost
 from swarm.peer.allowance import Allowance
 from swarm.peer.arrival import Arrival
@@ -35,6 +35,7 @@ class HopSession:
         client: link to the client that owns it.
         previous: peer that may send steps besides the client.
         next: where outputs go, with the link to there; None sends them to the client.
+        coding: how its activations come and go on the wire.
         reserved: token rows reserved in the pool.
         promised: positions there will be when every step that was accepted has run; `newest` is the last of them.
         acting: whether a control message changes or replays it now.
@@ -52,6 +53,7 @@ class HopSession:
     next_link: Link | None
     reserved: int
     last_used_s: float
+    coding: Coding | None = None
     inside: Allowance = field(default_factory=lambda: Allowance(MOST_BYTES_INSIDE))
     promised: int = 0
     newest: int = -1

@@ -22,8 +22,8 @@ def check_step(
         RequestError: naming what is wrong.
     """
     hidden = tensors.get("hidden")
-    if hidden is None or hidden.dim() != 3:
-        raise RequestError("a step needs `hidden` of shape [rows, tokens, hidden size]")
+    if hidden is None or hidden.dim() < 3:  # between the layers of some models there are several streams
+        raise RequestError("a step needs `hidden` of shape [rows, tokens, ..., hidden size]")
     rows, new = hidden.shape[0], hidden.shape[1]
     if rows > limits.max_batch_rows:
         raise RequestError(

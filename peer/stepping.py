@@ -27,7 +27,7 @@ from swarm.peer.worker import Finished, Worker
 from swarm.shards.step import Step, StepTensors
 from swarm.wire.link import Link
 from swarm.wire.messages import Output, Replayed, StepFailed, StepMessage
-from swarm.wire.tensor_size import tensor_nbytes
+from swarm.wire.tensor_size import decoded_nbytes
 from swarm.wire.tensors import Packed, unpack
 
 
@@ -51,12 +51,13 @@ class Stepping:
         """
         try:
             session = self.table.fed_by(link.peer_id, message.session)
-            tensors = check_step(message, unpack(message.tensors, payload), self._offer, self.table.limits)
+            named = unpack(message.tensors, payload, coding=session.coding)
+            tensors = check_step(message, named, self._offer, self.table.limits)
             reach = range(message.start, message.start + tensors.tokens)
             self.table.grow(session, message.number, tensors.rows, reach)
         except SwarmError as error:
             return tell_client(link, failed(message.session, message.number, error))
-        if not session.inside.try_acquire(payload.nbytes):
+        if not session.inside.try_acquire(decoded_nbytes(message.tensors)):
             return self._wait_for_room(session, message, tensors, link)
         self._queue(session, message, tensors)
         return None
@@ -64,7 +65,7 @@ class Stepping:
     async def _wait_for_room(
         self, session: HopSession, message: StepMessage, tensors: StepTensors, link: Link
     ) -> None:
-        await session.inside.acquire(sum(map(tensor_nbytes, message.tensors)))
+        await session.inside.acquire(decoded_nbytes(message.tensors))
         if session.closed:
             error = SessionLost("the session was closed")
             await tell_client(link, failed(message.session, message.number, error))
@@ -127,7 +128,7 @@ class Stepping:
 
     def _left(self, finished: Finished) -> None:
         finished.session.last_used_s = asyncio.get_running_loop().time()
-        finished.session.inside.release(sum(map(tensor_nbytes, finished.message.tensors)))
+        finished.session.inside.release(decoded_nbytes(finished.message.tensors))
 
     async def _deliver(self, finished: Finished) -> None:
         session, message = finished.session, finished.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from swarm.shards.step import Step, StepTensors
 from swarm.wire.messages import StepMessage
 
 Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
 RECENT_BATCHES = 4
 QUICK_S = 0.003  # the way to the device's thread and back takes 0.2 ms
 
@@ -170,8 +172,20 @@ class Worker:
             self._start_next()
             for queued, _ in ended:
                 queued.settle_if_done()
+            if len(ended) == 1 and short:
+                self._look_ahead(ended[0][0])
 
         return done
+
+    def _look_ahead(self, queued: Queued) -> None:
+        """Use the time until the next token of a session that decodes alone."""
+        session = queued.session
+        is_step = isinstance(queued.work, Step) and queued.work.tensors.tokens == 1
+        idle = not self._queue and not self._running and self._executor.is_idle
+        if is_step and idle and not session.closed and session.shard.shard.looks_ahead:
+            quick = (self.decode_s or 1.0) < QUICK_S
+            run = self._executor.run_here if quick else self._executor.submit
+            run(session.shard.prepare_next, _log_failure)
 
     def _requeue(self, begun: Sequence[Queued]) -> None:
         """Long steps of which only a portion has run go on before what came later."""
@@ -179,3 +193,8 @@ class Worker:
             if queued.session.closed:
                 queued.end(None, SessionLost("the session was closed"))
         self._queue[:0] = [queued for queued in begun if not queued.session.closed]
+
+
+def _log_failure(_: object, error: BaseException | None) -> None:
+    if error is not None:
+        logger.error("a step could not be prepared", exc_info=error)

@@ -10,10 +10,15 @@ from numpy.typing import NDArray
 
 from swarm.core.errors import SwarmUnavailable
 from swarm.core.span import Span
+from swarm.routing.links import DenseLinks, Links
 from swarm.routing.records import PeerRecord, PeerState
 from swarm.routing.shortest_path import Terrain, cheapest_path
 from swarm.routing.shortfall import explain
 from swarm.routing.view import SwarmView
+
+# What part of a peer's queue a chain is charged once; the rest in proportion to the layers that it runs there. If all
+# were charged once, a layer at a busy peer would cost as much as its whole span, and chains would not share the load.
+QUEUE_PER_VISIT = 0.2
 
 
 class LinkCost(Protocol):
@@ -23,10 +28,10 @@ class LinkCost(Protocol):
 
 
 @runtime_checkable
-class LinkMatrix(Protocol):
+class LinkTable(Protocol):
     """A `LinkCost` that answers for all pairs at once, which 1,000 peers need."""
 
-    def matrix(self, peers: list[str], /) -> NDArray[np.float64]: ...
+    def between(self, peers: list[str], /) -> Links: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class ChainRequest:
         links: one-way seconds between any two nodes.
         tokens: token rows (rows x positions) that every hop must have free.
         precision: the only one to use; None takes the precision with the cheapest chain.
+        coding: in which activations travel; None for the model's dtype.
         avoid: peers that are not used, whatever they announce.
         together: layers that must run on one peer.
     """
@@ -47,6 +53,7 @@ class ChainRequest:
     links: LinkCost
     tokens: int = 1
     precision: str | None = None
+    coding: str | None = None
     avoid: frozenset[str] = frozenset()
     together: Span | None = None
 
@@ -60,6 +67,8 @@ class ChainRequest:
             return record.state.value
         if self.precision not in (None, record.precision):
             return f"not in {self.precision}"
+        if self.coding is not None and self.coding not in record.codings:
+            return f"without {self.coding} on the wire"
         if record.free_tokens < self.tokens:
             return "full"
         return ""
@@ -91,8 +100,8 @@ class Chain:
 def find_chain(view: SwarmView, span: Span, request: ChainRequest) -> Chain:
     """The cheapest chain through `span`: exact, and the same for the same input.
 
-    Cost: for each hop link(previous, hop) + queue + layers x seconds per layer, then link(last, sink). A chain enters
-    and leaves a peer's span at any layer.
+    Cost: for each hop link(previous, hop) + queue (see `charge`) + layers x seconds per layer, then link(last, sink).
+    A chain enters and leaves a peer's span at any layer.
 
     Raises:
         SwarmUnavailable: if some layers have no usable peer; its text names them and says why.
@@ -103,6 +112,16 @@ def find_chain(view: SwarmView, span: Span, request: ChainRequest) -> Chain:
     if not chains:
         raise SwarmUnavailable(explain(view, span, request.objection, request.tokens))
     return min(chains, key=lambda chain: chain.cost_s)
+
+
+def charge(
+    queue_s: NDArray[np.float64], layer_s: NDArray[np.float64], lengths: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Seconds for a visit and for each layer of it, for peers with spans of these lengths.
+
+    A visit of the whole span costs the whole queue.
+    """
+    return QUEUE_PER_VISIT * queue_s, layer_s + (1 - QUEUE_PER_VISIT) * queue_s / lengths
 
 
 def _cheapest_in(precision: str, usable: list[PeerRecord], span: Span, request: ChainRequest) -> Chain | None:
@@ -123,11 +142,14 @@ def _terrain(peers: list[PeerRecord], span: Span, request: ChainRequest) -> Terr
     layers = np.arange(span.start, span.end)[:, None]
     starts, ends = np.array([r.start for r in peers]), np.array([r.end for r in peers])
     room = np.array([r.free_tokens for r in peers])
+    visit_s, layer_s = charge(
+        np.array([r.queue_s for r in peers]), np.array([r.seconds_per_layer for r in peers]), ends - starts
+    )
     return Terrain(
         serves=(starts <= layers) & (layers < ends),
-        layer_s=np.array([r.seconds_per_layer for r in peers]),
-        queue_s=np.array([r.queue_s for r in peers]),
-        links_s=_links(ids, request.links),
+        layer_s=layer_s,
+        queue_s=visit_s,
+        links=_links(ids, request.links),
         from_source_s=np.array([link_s(request.source, peer) for peer in ids]),
         to_sink_s=np.array([link_s(peer, request.sink) for peer in ids]),
         visits=room // max(request.tokens, 1),
@@ -139,7 +161,7 @@ def _may_enter(layer: int, together: Span | None) -> bool:
     return together is None or not together.start < layer < together.end
 
 
-def _links(ids: list[str], links: LinkCost) -> NDArray[np.float64]:
-    if isinstance(links, LinkMatrix):
-        return links.matrix(ids)
-    return np.array([[links.link_s(a, b) for b in ids] for a in ids])
+def _links(ids: list[str], links: LinkCost) -> Links:
+    if isinstance(links, LinkTable):
+        return links.between(ids)
+    return DenseLinks(np.array([[links.link_s(a, b) for b in ids] for a in ids]))

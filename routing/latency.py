@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain, repeat
 from math import isfinite
 
 import numpy as np
-from numpy.typing import NDArray
 
+from swarm.routing.links import Floats, Indices, Links, SparseLinks
 from swarm.routing.records import MAX_LINKS, PeerRecord
 
 DEFAULT_LINK_S = 0.05
 SMOOTHING = 0.25
 MAX_LINK_S = 3600.0
 _MICROSECOND_DIGITS = 6
+
+_Pairs = tuple[Indices, Indices, Floats]  # source, sink, seconds
 
 
 class LatencyTable:
@@ -64,32 +67,39 @@ class LatencyTable:
         claims = (self._published.get(source, {}).get(sink), self._published.get(sink, {}).get(source))
         return max((claim for claim in claims if claim is not None), default=self._default_s)
 
-    def matrix(self, peers: Sequence[str]) -> NDArray[np.float64]:
-        """`link_s` for all pairs at once: `[from, to]`, in the order of `peers` (all different)."""
+    def between(self, peers: Sequence[str]) -> Links:
+        """`link_s` for all pairs of `peers` (all different), which are numbered in their order."""
         index = {peer: i for i, peer in enumerate(peers)}
-        found = np.full((len(peers), len(peers)), -1.0)
-        self._fill_published(found, index)
-        self._fill_measured(found, index)
-        found[found < 0] = self._default_s
-        np.fill_diagonal(found, 0.0)
-        return found
+        pairs = zip(self._claimed(index), self._observed(index), strict=True)
+        sources, sinks, seconds = (np.concatenate(parts) for parts in pairs)
+        return SparseLinks.of(len(peers), (sources, sinks, seconds), self._default_s)
 
-    def _fill_published(self, found: NDArray[np.float64], index: dict[str, int]) -> None:
-        for peer, links in self._published.items():
-            i = index.get(peer)
-            if i is not None:
-                known = [(index[other], s) for other, s in links.items() if other in index]
-                for j, seconds in known:
-                    found[i, j] = seconds
-        np.maximum(found, found.T, out=found)
+    def _claimed(self, index: dict[str, int]) -> _Pairs:
+        """What is published, for both directions; of two claims about a pair the larger one comes last."""
+        published = [(index[peer], links) for peer, links in self._published.items() if peer in index]
+        count = sum(len(links) for _, links in published)
+        sizes = np.array([len(links) for _, links in published], dtype=np.int64)
+        source = np.repeat(np.array([i for i, _ in published], dtype=np.int64), sizes)
+        names = chain.from_iterable(links for _, links in published)
+        sink = np.fromiter(map(index.get, names, repeat(-1)), np.int64, count)
+        seconds = np.fromiter(chain.from_iterable(links.values() for _, links in published), float, count)
+        known = sink >= 0
+        source, sink, seconds = source[known], sink[known], seconds[known]
+        order = np.argsort(seconds, kind="stable")
+        order = np.repeat(order, 2)
+        there = np.arange(len(order)) % 2 == 0
+        return (
+            np.where(there, source[order], sink[order]),
+            np.where(there, sink[order], source[order]),
+            seconds[order],
+        )
 
-    def _fill_measured(self, found: NDArray[np.float64], index: dict[str, int]) -> None:
-        for (source, sink), seconds in self._measured.items():
-            i, j = index.get(source), index.get(sink)
-            if i is not None and j is not None:
-                found[i, j] = seconds
-                if (sink, source) not in self._measured:
-                    found[j, i] = seconds
+    def _observed(self, index: dict[str, int]) -> _Pairs:
+        """Own measurements, those in the other direction before those in this one."""
+        own = [(index[a], index[b], s) for (a, b), s in self._measured.items() if a in index and b in index]
+        both = [(b, a, s) for a, b, s in own] + own
+        sources, sinks, seconds = zip(*both, strict=True) if both else ((), (), ())
+        return np.array(sources, np.int64), np.array(sinks, np.int64), np.array(seconds, float)
 
     def snapshot(self, source: str, limit: int = MAX_LINKS) -> dict[str, float]:
         """Measured links from `source` for its record: the `limit` nearest, in whole microseconds, nearest first."""

@@ -49,7 +49,9 @@ class PeerRecord(BaseModel):
     """An announcement. Times are DHT time (seconds since the epoch).
 
     `seconds_per_layer` 0 means not measured yet; `links` maps other peers to one-way seconds from this one;
-    `free_tokens` and `total_tokens` count token rows of the KV cache; `batching` is how steps of several sessions run.
+    `pinned` peers never move; `load_s` is what loading one layer takes, 0 if unknown.
+    `free_tokens` and `total_tokens` count token rows of the KV cache; `batching` is how steps of several sessions run;
+    `codings` are the forms besides the model's dtype in which it takes and sends activations.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -66,12 +68,15 @@ class PeerRecord(BaseModel):
     state: PeerState
     precision: Annotated[_Text, Field(max_length=32)]
     batching: Annotated[_Text, Field(max_length=32)] = ""
+    codings: Annotated[tuple[Annotated[_Text, Field(max_length=16)], ...], Field(max_length=8)] = ()
     seconds_per_layer: _Seconds = 0.0
     queue_s: _Seconds = 0.0
     sessions: _Count = 0
     free_tokens: _Count = 0
     total_tokens: _Count = 0
     links: Annotated[dict[_PeerId, _Seconds], Field(max_length=MAX_LINKS)] = {}
+    pinned: bool = False
+    load_s: _Seconds = 0.0
     computed_tokens: Annotated[int, Field(ge=0)] = 0
     version: Annotated[_Text, Field(max_length=32)] = ""
     issued_at: Annotated[float, Field(ge=0, allow_inf_nan=False)]

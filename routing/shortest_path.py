@@ -14,6 +14,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from swarm.routing.links import Links
+
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
@@ -43,7 +45,7 @@ class Terrain:
         serves: `[L, P]` whether the peer has the layer; each peer's layers are consecutive.
         layer_s: `[P]` one layer on this peer.
         queue_s: `[P]` waiting at this peer, once per visit.
-        links_s: `[P, P]` from peer to peer.
+        links: seconds from peer to peer.
         from_source_s, to_sink_s: `[P]` from the start and to the end of the path.
         visits: `[P]` how many visits this peer has room for, at least 1.
         enterable: `[L]` whether a path may change peers before this layer.
@@ -52,7 +54,7 @@ class Terrain:
     serves: Mask
     layer_s: Floats
     queue_s: Floats
-    links_s: Floats
+    links: Links
     from_source_s: Floats
     to_sink_s: Floats
     visits: NDArray[np.int64]
@@ -63,7 +65,7 @@ class Terrain:
         peers = [visit.peer for visit in path]
         moves = (
             self.from_source_s[peers[0]]
-            + self.links_s[peers[:-1], peers[1:]].sum()
+            + self.links.between(np.array(peers[:-1], np.int64), np.array(peers[1:], np.int64)).sum()
             + self.to_sink_s[peers[-1]]
         )
         layers = sum((visit.end - visit.start) * self.layer_s[visit.peer] for visit in path)
@@ -103,34 +105,42 @@ def _relaxed_path(terrain: Terrain, serves: Mask) -> Path | None:
     """
     if not serves.any(axis=1).all():
         return None
-    sketch = _sweep(terrain, serves, width=_SKETCH_WIDTH, ceiling_s=np.inf)
+    ahead_s = _least_ahead(terrain, serves)
+    sketch = _sweep(terrain, serves, ahead_s, width=_SKETCH_WIDTH)
     slack_s = 2 * _VISIT_S * len(serves)
     ceiling_s = np.inf if sketch is None else terrain.cost(sketch) * (1 + 1e-9) + slack_s
-    return _sweep(terrain, serves, width=len(terrain.layer_s), ceiling_s=ceiling_s)
+    return _sweep(terrain, serves, ahead_s, width=len(terrain.layer_s), ceiling_s=ceiling_s)
 
 
-def _sweep(terrain: Terrain, serves: Mask, *, width: int, ceiling_s: float) -> Path | None:
-    """The cheapest path among the `width` cheapest peers of each boundary that costs at most `ceiling_s`, if any."""
-    ahead_s = _least_ahead(terrain, serves)
+def _sweep(
+    terrain: Terrain, serves: Mask, ahead_s: Floats, *, width: int, ceiling_s: float = np.inf
+) -> Path | None:
+    """The cheapest path of at most `ceiling_s` among the `width` most promising peers of each boundary, if any."""
     entry_s = terrain.queue_s + _VISIT_S
     came_from = np.full(serves.shape, -1, dtype=np.int64)
     reached = np.flatnonzero(serves[0])
     at = (terrain.from_source_s + entry_s + terrain.layer_s)[reached]
+    stayed = np.full(serves.shape[1], np.inf)
     for layer in range(1, len(serves)):
-        kept = _promising(at, ahead_s[layer], width, ceiling_s)
+        kept = _promising(at + ahead_s[layer, reached], width, ceiling_s)
+        if not kept.size:
+            return None
         reached, at = reached[kept], at[kept]
-        here = np.flatnonzero(serves[layer])
-        through = terrain.links_s[np.ix_(reached, here)] + at[:, None]
-        previous = through.argmin(axis=0)
-        entered = through[previous, np.arange(here.size)] + entry_s[here]
-        if not terrain.enterable[layer]:
-            entered[:] = np.inf
-        stayed = np.full(serves.shape[1], np.inf)
         stayed[reached] = at
+        soonest = np.minimum(stayed, at.min() + terrain.links.least_s + entry_s) + terrain.layer_s
+        here = np.flatnonzero(serves[layer] & (soonest + ahead_s[layer + 1] <= ceiling_s))
+        entered = np.full(here.size, np.inf)
+        previous = np.zeros(here.size, dtype=np.int64)
+        if terrain.enterable[layer]:
+            previous, entered = terrain.links.nearest(reached, at, here)
+            entered += entry_s[here]
         stays = stayed[here] <= entered
         came_from[layer, here] = np.where(stays, here, reached[previous])
         at = np.minimum(stayed[here], entered) + terrain.layer_s[here]
+        stayed[reached] = np.inf
         reached = here
+    if not reached.size:
+        return None
     total = at + terrain.to_sink_s[reached]
     if not np.isfinite(total.min()):
         return None
@@ -138,17 +148,25 @@ def _sweep(terrain: Terrain, serves: Mask, *, width: int, ceiling_s: float) -> P
 
 
 def _least_ahead(terrain: Terrain, serves: Mask) -> Floats:
-    """`[L + 1]` what the layers from here to the end cost at least."""
-    cheapest = np.where(serves, terrain.layer_s, np.inf).min(axis=1)
-    ahead = np.append(cheapest, terrain.to_sink_s[serves[-1]].min())
-    return ahead[::-1].cumsum()[::-1]
+    """`[L + 1, P]` what the layers from here to the end cost at least, for who has just left this peer or stays.
+
+    The true cost, if all links were as short as the shortest one.
+    """
+    ahead = np.empty((len(serves) + 1, serves.shape[1]))
+    ahead[-1] = terrain.to_sink_s
+    entry_s = terrain.queue_s + _VISIT_S
+    for layer in range(len(serves) - 1, -1, -1):
+        here = np.where(serves[layer], terrain.layer_s + ahead[layer + 1], np.inf)
+        enters = (entry_s + here).min() + terrain.links.least_s if terrain.enterable[layer] else np.inf
+        ahead[layer] = np.minimum(here, enters)
+    return ahead
 
 
-def _promising(at: Floats, ahead_s: float, width: int, ceiling_s: float) -> NDArray[np.int64]:
-    """Positions in `at` of what may still be on the cheapest path, ascending; never empty."""
-    kept = np.flatnonzero(at + ahead_s <= ceiling_s)
+def _promising(expected_s: Floats, width: int, ceiling_s: float) -> NDArray[np.int64]:
+    """Positions in `expected_s` of what may still be on the cheapest path, ascending."""
+    kept = np.flatnonzero(expected_s <= ceiling_s)
     if kept.size > width:
-        kept = np.sort(kept[np.argpartition(at[kept], width)[:width]])
+        kept = np.sort(kept[np.argpartition(expected_s[kept], width)[:width]])
     return kept
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from swarm.core import lean_imports
 from swarm.core.version import VERSION
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
         SwarmError,
         SwarmUnavailable,
     )
+
+lean_imports.install()
 
 __version__ = VERSION
 _HOMES = {

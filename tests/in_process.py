@@ -130,7 +130,7 @@ class Lab:
         self._ended = asyncio.Event()
         async with self.tasks:
             self.meadow = Meadow(self.tasks)
-            self.inbox = Inbox()
+            self.inbox = Inbox(self.options.config.coding)
             self.client = ClientNode(self.meadow, "cLient", self.inbox.handle)
             self.meadow.nodes["cLient"] = self.client
             self.client.directory = MemoryDirectory(self.peers)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from swarm.core.config import CODINGS
 from swarm.peer.executor import Done, Executor
 from swarm.peer.kv_pool import KVPool
 from swarm.peer.offer import Offer
@@ -66,6 +67,7 @@ class LabPeer:
     offer: Offer
     cost: float
     visible: bool = True
+    codings: tuple[str, ...] = CODINGS
 
     def record(self, now: float) -> PeerRecord:
         load, offer = self.service.load, self.offer
@@ -78,6 +80,7 @@ class LabPeer:
             end=offer.span.end,
             state=PeerState.ONLINE,
             precision=offer.precision,
+            codings=self.codings,
             seconds_per_layer=self.cost,
             free_tokens=load.free_tokens,
             total_tokens=load.total_tokens,

@@ -165,6 +165,14 @@ def test_a_batch_does_what_apply_does(model_type: str) -> None:
         assert first.nbytes == second.nbytes
 
 
+@pytest.mark.parametrize("model_type", ["llama", "bloom"])
+def test_a_step_that_is_alone_with_a_long_past_does_what_apply_does(model_type: str) -> None:
+    alone, applied = opened(model_type, 1)[0], opened(model_type, 1)[0]
+    for seed, tokens in enumerate((1024, 1, 3, 12, 1)):
+        (outcome,) = apply_batch([(alone, one_more(alone, seed, tokens))])
+        assert_close(worked(outcome).hidden, applied.apply(one_more(applied, seed, tokens)).hidden)
+
+
 def test_a_refused_step_drops_out_alone() -> None:
     sessions = opened("llama", 3)
     steps = [one_more(session, index) for index, session in enumerate(sessions)]

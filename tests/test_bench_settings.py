@@ -26,12 +26,17 @@ def test_without_options_everything_is_as_help_says() -> None:
     assert settings.model_name == "A"
     assert settings.benchmarks == (
         "decode",
+        "long",
         "prefill",
         "concurrency",
+        "batching",
         "fairness",
         "prefix",
         "failover",
         "wan",
+        "wire",
+        "start",
+        "memory",
     )
     plan = settings.plan()
     assert (plan.peers, plan.rounds, plan.tokens, plan.prompt) == (3, 5, 64, None)
@@ -51,7 +56,7 @@ def test_options_reach_the_plan() -> None:
     ("flags", "complaint"),
     [
         ({}, "WHICH is missing: give it on the command line"),
-        ({"which": "speed"}, "WHICH: must be 'decode', 'prefill', "),
+        ({"which": "speed"}, "WHICH: must be 'decode', 'long', 'prefill', "),
         ({"which": "all", "size": "C"}, "--size: must be 'tiny', 'A' or 'B'"),
         ({"which": "all", "size": "A", "model": "demo"}, "--size A contradicts --model demo"),
         ({"which": "all", "peer_count": "0"}, "--peers: must be a positive integer"),

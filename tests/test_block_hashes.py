@@ -49,6 +49,13 @@ def test_positions_count() -> None:
     assert len(found) == 3
 
 
+def test_sessions_that_travel_as_int8_have_hashes_of_their_own() -> None:
+    history = history_of(hidden(128))
+    plain, coded = BlockHashes().of(history), BlockHashes("int8").of(history)
+    assert not set(plain) & set(coded)
+    assert BlockHashes("int8").of(history) == coded
+
+
 def test_several_rows_and_padding_have_none() -> None:
     mask = torch.ones(1, 128, dtype=torch.bool)
     assert chain(history_of(hidden(128, rows=2))) == ()

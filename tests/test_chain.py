@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from swarm.core.errors import SwarmUnavailable
 from swarm.core.span import Span
-from swarm.routing.chain import Chain, ChainRequest, Hop, find_chain
+from swarm.routing.chain import QUEUE_PER_VISIT, Chain, ChainRequest, Hop, find_chain
 from swarm.routing.latency import LatencyTable
 from swarm.routing.records import PeerRecord, PeerState
 from swarm.routing.view import SwarmView
@@ -40,9 +40,9 @@ def cost_s(hops: tuple[Hop, ...], view: SwarmView, request: ChainRequest) -> flo
     total, at = 0.0, request.source
     for hop in hops:
         record = view.by_id[hop.peer_id]
-        total += (
-            request.links.link_s(at, hop.peer_id) + record.queue_s + len(hop.span) * record.seconds_per_layer
-        )
+        used = len(hop.span) / len(record.span)
+        queue_s = record.queue_s * (QUEUE_PER_VISIT + (1 - QUEUE_PER_VISIT) * used)
+        total += request.links.link_s(at, hop.peer_id) + queue_s + len(hop.span) * record.seconds_per_layer
         at = hop.peer_id
     return total + request.links.link_s(at, request.sink)
 
@@ -55,6 +55,7 @@ def every_chain(view: SwarmView, span: Span, request: ChainRequest) -> Iterator[
         if (
             any(layer not in record.span for layer, record in pairs)
             or len({r.precision for r in assigned}) > 1
+            or (request.coding is not None and any(request.coding not in r.codings for r in assigned))
         ):
             continue
         runs = [(peer, [n for n, _ in run]) for peer, run in groupby(pairs, key=lambda pair: pair[1].peer_id)]
@@ -92,6 +93,7 @@ def peers(draw: st.DrawFn, peer_id: str) -> PeerRecord:
         queue_s=draw(SECONDS),
         free_tokens=draw(st.sampled_from((10, 20, 30, 5, 0))),
         precision=draw(st.sampled_from(("float32", "float32", "bfloat16"))),
+        codings=draw(st.sampled_from(((), ("int8",), ("int8",)))),
         state=draw(st.sampled_from((PeerState.ONLINE,) * 6 + (PeerState.JOINING, PeerState.DRAINING))),
     )
 
@@ -106,6 +108,7 @@ def requests(draw: st.DrawFn) -> ChainRequest:
         links=TableLinks(draw(st.dictionaries(pairs, SECONDS, max_size=25))),
         tokens=draw(st.sampled_from((10, 5, 1))),
         precision=draw(st.sampled_from((None, None, "float32", "bfloat16", "int8"))),
+        coding=draw(st.sampled_from((None, None, "int8"))),
         avoid=frozenset(draw(st.sets(st.sampled_from(PEERS), max_size=1))),
         together=draw(st.sampled_from((None, None, Span(1, 3), Span(2, 5), Span(0, 2)))),
     )
@@ -245,6 +248,11 @@ REASONS = [
         "layers 0:6: 2 peers, 1 draining, 1 joining; layers 6:12: 1 peer, draining",
     ),
     ([make_record("a", (0, 12))], {"precision": "int8"}, "layers 0:12: 1 peer, not in int8"),
+    (
+        [make_record("a", (0, 6), codings=("int8",)), make_record("b", (0, 12), codings=("int4",))],
+        {"coding": "int8"},
+        "layers 6:12: 1 peer, without int8 on the wire",
+    ),
     (
         [make_record("a", (0, 6)), make_record("b", (6, 12), precision="int8")],
         {},

@@ -49,7 +49,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["serve", "generate", "status", "bootstrap", "check", "demo", "bench", "version"]
+    "name", ["serve", "generate", "status", "bootstrap", "check", "demo", "bench", "simulate", "version"]
 )
 def test_the_help_of_a_command_imports_no_torch(name: str) -> None:
     loaded = imported_by(f"from swarm.cli.main import run; assert run([{name!r}, '--help']) == 0")

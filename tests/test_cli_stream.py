@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.cli.sampling import Sampling
-from swarm.cli.token_stream import TextAssembler, TokenStream
+from swarm.client.token_stream import TextAssembler, TokenStream
 
 
 def bytes_as_tokens(ids: Sequence[int]) -> str:

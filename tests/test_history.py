@@ -104,4 +104,4 @@ def test_memory_is_counted_with_its_spare_room() -> None:
     history = History()
     assert history.nbytes == 0
     history.append(StepTensors(states(65)))
-    assert history.nbytes == 2 * 128 * 3 * 4
+    assert history.nbytes == 2 * 96 * 3 * 4

@@ -186,3 +186,22 @@ def test_what_no_client_is_told_is_refused() -> None:
             await scene.hear("A", Ping(nonce=1))
 
     play(script)
+
+
+def test_what_comes_while_an_answer_is_overdue_counts() -> None:
+    async def script(scene: Scene) -> None:
+        answered, failed, silent = scene.expect(start=20), scene.expect(start=24), scene.expect(start=28)
+        for waiting in (answered, failed, silent):
+            waiting.late()
+            with pytest.raises(TimeoutError):
+                await waiting.future
+        await scene.hear("B", *scene.output(start=20))
+        failed.fail(PeerBusy("full"))
+        for waiting in (answered, failed, silent):
+            waiting.renew()
+        assert isinstance(answered.future.result(), Answer)
+        with pytest.raises(PeerBusy):
+            failed.future.result()
+        assert not silent.future.done()
+
+    play(script)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.peer.kv_pool import PAGE_TOKENS, KVPool, pages_for
+from swarm.core.pages import PAGE_TOKENS, pages_for
+from swarm.peer.kv_pool import KVPool
 
 owners = st.sampled_from([b"a", b"b", b"c"])
 tokens = st.integers(0, 700)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.routing.latency import LatencyTable
+from swarm.routing.links import DenseLinks, SparseLinks
 from tests.records import make_record
 
 NAMES = st.sampled_from("abcd")
@@ -102,7 +104,7 @@ def test_the_average_stays_between_the_extremes(times: list[float]) -> None:
     st.lists(st.tuples(NAMES, NAMES, TIMES), max_size=6),
     st.dictionaries(NAMES, st.dictionaries(NAMES, TIMES, max_size=4), max_size=4),
 )
-def test_the_matrix_says_the_same_as_single_questions(
+def test_all_pairs_at_once_are_the_same_as_single_questions(
     observed: list[tuple[str, str, float]], published: dict[str, dict[str, float]]
 ) -> None:
     table = LatencyTable()
@@ -110,4 +112,29 @@ def test_the_matrix_says_the_same_as_single_questions(
         table.observe(source, sink, seconds)
     table.publish(make_record(peer, links=links) for peer, links in published.items())
     peers = ["d", "a", "c"]
-    assert table.matrix(peers).tolist() == [[table.link_s(a, b) for b in peers] for a in peers]
+    links = table.between(peers)
+    found = [[float(links.between(np.array([a]), np.array([b]))[0]) for b in range(3)] for a in range(3)]
+    assert found == [[table.link_s(a, b) for b in peers] for a in peers]
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    st.dictionaries(
+        st.tuples(st.integers(0, 4), st.integers(0, 4)), st.sampled_from((0.0, 0.1, 0.2, 0.3)), max_size=20
+    ),
+    st.sets(st.integers(0, 4), min_size=1),
+    st.lists(st.sampled_from((0.0, 0.1, 0.2)), min_size=5, max_size=5),
+)
+def test_few_known_links_are_searched_like_all_of_them(
+    known: dict[tuple[int, int], float], sources: set[int], times: list[float]
+) -> None:
+    pairs = [(a, b, s) for (a, b), s in known.items() if a != b]
+    a, b, s = (np.array([pair[n] for pair in pairs]) for n in range(3))
+    sparse = SparseLinks.of(5, (a.astype(int), b.astype(int), s.astype(float)), 0.2)
+    rows, columns = (grid.ravel() for grid in np.meshgrid(np.arange(5), np.arange(5), indexing="ij"))
+    dense = DenseLinks(sparse.between(rows, columns).reshape(5, 5))
+    assert sparse.least_s == dense.least_s or len(pairs) < 20
+    from_, sinks = np.array(sorted(sources)), np.arange(5)
+    at_s = np.array(times[: len(from_)])
+    for one, other in zip(sparse.nearest(from_, at_s, sinks), dense.nearest(from_, at_s, sinks), strict=True):
+        assert one.tolist() == other.tolist()

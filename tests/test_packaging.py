@@ -85,15 +85,36 @@ def test_the_wheel_has_types_licence_and_the_built_in_model(wheel_names: set[str
     }
 
 
+def modules_after(statement: str) -> set[str]:
+    """What a fresh interpreter has imported after a statement."""
+    script = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return set(done.stdout.split())
+
+
 @pytest.mark.parametrize(
     "module", ["swarm", "swarm.core.config", "swarm.routing.records", "swarm.cli.main", "swarm.wire"]
 )
 def test_importing_a_light_module_imports_nothing_heavy(module: str) -> None:
-    script = f"import sys, {module}; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    assert HEAVY & set(done.stdout.split()) == set()
+    assert HEAVY & modules_after(f"import {module}") == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from swarm import SwarmModel",
+        "import swarm.client.entrance",
+        "import swarm.cli.swarm_survey, swarm.cli.status_table",
+        "import swarm.cli.generate",
+        "import swarm.cli.bootstrap, swarm.peer.ready",
+    ],
+)
+def test_what_runs_without_layers_imports_no_torch(statement: str) -> None:
+    """A client joins before it imports torch; the others never need it."""
+    assert (HEAVY - {"hivemind"} | {"hivemind.averaging", "scipy"}) & modules_after(statement) == set()
 
 
 def test_every_dependency_is_pinned_to_a_plain_version(project: dict[str, Any]) -> None:

@@ -84,7 +84,7 @@ def step_tensors(draw: st.DrawFn) -> dict[str, torch.Tensor]:
 
 @st.composite
 def steps(draw: st.DrawFn) -> tuple[Message, list[memoryview]]:
-    metas, payload = pack(draw(step_tensors()))
+    metas, payload = pack(draw(step_tensors()), draw(st.sampled_from([None, None, None, "int8"])))
     message = StepMessage(
         session=draw(sessions),
         number=draw(numbers),
@@ -111,6 +111,7 @@ def controls() -> st.SearchStrategy[tuple[Message, list[memoryview]]]:
         end=st.integers(3, 6),
         tokens=st.sampled_from([1, 64, 200, 5000, 1 << 32]),
         rollback=st.booleans(),
+        coding=st.sampled_from([None, None, "int8"]),
         previous=st.none() | peer_ids,
         next=next_hops,
     )

@@ -10,7 +10,7 @@ import pytest
 from swarm.cli.client_settings import GenerateSettings
 from swarm.cli.options import command_of
 from swarm.cli.serve_settings import LimitSettings, ServeSettings
-from swarm.core.config import ModelConfig, NodeConfig, PeerConfig, PeerLimits
+from swarm.core.config import ClientConfig, ModelConfig, NodeConfig, PeerConfig, PeerLimits
 from swarm.core.errors import ConfigError
 from swarm.core.span import Span
 
@@ -36,6 +36,16 @@ def refusal(**flags: object) -> str:
     text = str(caught.value)
     assert "\n" not in text
     return text
+
+
+def test_how_activations_travel_is_a_setting_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"model": "demo", "prompt": "x"}
+    assert GenerateSettings.load(given).client_config() == ClientConfig()
+    assert GenerateSettings.load(given | {"wire": "int8"}).client_config() == ClientConfig(wire="int8")
+    monkeypatch.setenv("SWARM_WIRE", "int8")
+    assert GenerateSettings.load(given).client_config().coding == "int8"
+    with pytest.raises(ConfigError, match="--wire: must be 'model' or 'int8'"):
+        GenerateSettings.load(given | {"wire": "int4"})
 
 
 def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default(

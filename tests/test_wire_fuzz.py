@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 import tracemalloc
+from math import prod
 from typing import Any
 
 import msgpack
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from swarm.core.errors import PeerIncompatible, SwarmError
 from swarm.security.identity import Identity
 from swarm.security.signed import seal
-from swarm.wire.frames import MAX_HEADER_BYTES, Frame, FrameDecoder, decode_header, encode
+from swarm.wire.frames import MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES, Frame, FrameDecoder, decode_header, encode
 from swarm.wire.messages import (
     Done,
     Failed,
@@ -29,9 +30,12 @@ from swarm.wire.messages import (
     Replay,
     StepFailed,
     StepMessage,
+    TensorMeta,
 )
 from swarm.wire.record_gate import MAX_LEASE_S, RecordGate, key_hash
 from swarm.wire.switchboard import MAX_ACCEPTED_PER_PEER
+from swarm.wire.tensor_size import decoded_nbytes, tensor_nbytes
+from swarm.wire.tensors import unpack
 from tests.link_pair import link_pair, raw_to_link
 from tests.wire_nodes import SESSION, Inbox, closed, float_meta, inspect, node, record, run, until
 
@@ -46,6 +50,7 @@ few = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 
+CODED = TensorMeta(name="embeds", dtype="bfloat16", shape=[1, 2, 70], coding="int8")
 VALID: list[tuple[Message, bytes]] = [
     (Hello(protocol=1), b""),
     (Ping(nonce=3), b""),
@@ -77,6 +82,7 @@ VALID: list[tuple[Message, bytes]] = [
         bytes(32),
     ),
     (StepFailed(session=SESSION, number=1, kind="request", message="no"), b""),
+    (StepMessage(session=SESSION, number=2, start=7, tensors=[CODED, float_meta(2)]), bytes(140 + 16 + 8)),
 ]
 FRAMES = [encode(message, [payload]) for message, payload in VALID]
 
@@ -156,9 +162,10 @@ def test_mutated_frames_yield_valid_messages_or_a_refusal(data: bytes, follower:
 
 def _nbytes(meta: Any) -> int:
     size = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "bool": 1}[meta.dtype]
-    for length in meta.shape:
-        size *= length
-    return int(size)
+    if meta.coding == "int8":
+        scales = prod(meta.shape[:-1]) * (-(-meta.shape[-1] // 64))
+        return int(prod(meta.shape) + 4 * scales)
+    return int(prod(meta.shape) * size)
 
 
 @quick
@@ -176,6 +183,60 @@ def test_mutated_headers_are_refused_or_valid(fields: dict[str, Any], payload_by
         words = ""
         assert sum(map(_nbytes, getattr(message, "tensors", []))) == payload_bytes
     assert words == "" or words.isprintable()
+
+
+@quick
+@given(
+    st.sampled_from(["float32", "bfloat16", "float16", "int64", "bool"]),
+    st.lists(st.integers(1, 1 << 24), min_size=1, max_size=5),
+    st.sampled_from([None, "int8", "int4", b"int8", 8, True, ""]),
+    st.integers(0, 1 << 20),
+)
+def test_coded_tensors_are_refused_unless_they_fit_exactly_and_decode_into_no_more_than_a_frame(
+    dtype: str, shape: list[int], coding: Any, payload_bytes: int
+) -> None:
+    tensor = {"name": "hidden", "dtype": dtype, "shape": shape, "coding": coding}
+    header = {"type": "step", "session": SESSION, "number": 1, "start": 0, "tensors": [tensor]}
+    try:
+        message = decode_header(msgpack.packb(header), payload_bytes)
+    except PeerIncompatible:
+        return
+    assert isinstance(message, StepMessage)
+    [meta] = message.tensors
+    assert _nbytes(meta) == payload_bytes
+    assert meta.coding is None or (meta.dtype in ("float32", "bfloat16", "float16") and len(shape) >= 3)
+    assert decoded_nbytes([meta]) <= MAX_PAYLOAD_BYTES
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "excess"),
+    [
+        ("float32", [1, 1, 65], 1),
+        ("float32", [1, 1, 65], -1),
+        ("bfloat16", [2, 3, 64], 4),
+        ("int64", [1, 1, 8], 0),
+        ("bool", [1, 1, 8], 0),
+        ("float32", [1, 64], 0),
+        ("float32", [1, 1 << 12, (1 << 14) + 1], 0),
+    ],
+    ids=str,
+)
+def test_coded_tensors_of_wrong_sizes_and_kinds_are_refused_before_anything_is_allocated(
+    dtype: Any, shape: list[int], excess: int
+) -> None:
+    tensor = {"name": "hidden", "dtype": dtype, "shape": shape, "coding": "int8"}
+    header = {"type": "step", "session": SESSION, "number": 1, "start": 0, "tensors": [tensor]}
+    right = tensor_nbytes(TensorMeta.model_construct(dtype=dtype, shape=shape, coding="int8"))
+    with pytest.raises(PeerIncompatible, match="malformed message"):
+        decode_header(msgpack.packb(header), right + excess)
+
+
+@quick
+@given(st.binary(min_size=164, max_size=164))
+def test_any_bytes_of_a_coded_tensor_decode_into_numbers_of_its_kind(payload: bytes) -> None:
+    [embeds, hidden] = unpack([CODED, float_meta(2)], bytearray(payload), coding="int8").values()
+    assert (list(embeds.shape), str(embeds.dtype)) == ([1, 2, 70], "torch.bfloat16")
+    assert hidden.numel() == 2
 
 
 @quick

@@ -44,6 +44,7 @@ PACKAGES = (
     "swarm.shards",
     "swarm.client",
     "swarm.peer",
+    "swarm.gateway",
     "swarm.cli",
 )
 _PR_SET_PDEATHSIG = 1

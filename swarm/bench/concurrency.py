@@ -64,7 +64,7 @@ def concurrency(lab: Lab, plan: Plan) -> Report:
     prompts = [lab.prompt(plan.prompt or PROMPT, seed) for seed in range(max(plan.sessions))]
     local, single = [], []
     crowds: dict[int, list[Crowd]] = {count: [] for count in plan.sessions if count > 1}
-    with lab.chain(plan.peers) as model:
+    with lab.chain(plan.peers, "--kept-prefixes", "0") as model:  # the same prompts in every round
         lab.tell(f"concurrency: {len(prompts)} sessions one by one")
         alone = [timed(model, ids, plan.tokens).tokens for ids in prompts]
         for i in range(plan.rounds + 1):

@@ -19,7 +19,7 @@ from swarm.bench.local_swarm import LocalPeer, LocalSwarm
 from swarm.bench.plan import Tell
 from swarm.bench.sizes import SIZES, save
 from swarm.client.model import SwarmModel
-from swarm.core.config import ModelConfig
+from swarm.core.config import ClientConfig, ModelConfig, Wire
 from swarm.core.errors import ConfigError
 from swarm.core.span import Span
 from swarm.shards.source import ModelSource
@@ -86,26 +86,34 @@ class Lab:
         return self.prompt(8, seed).repeat(1, -(-length // 8))[:, :length]
 
     @contextmanager
-    def chain(self, peers: int) -> Iterator[SwarmModel]:
-        """A swarm of so many peers, each with its own layers, and a client of it."""
+    def chain(self, peers: int, *options: str) -> Iterator[SwarmModel]:
+        """A swarm of so many peers, each with its own layers, and a client of it; `options` are for `serve`."""
         with LocalSwarm() as swarm:
-            addresses = self.start_peers(swarm, cut(self.layers, peers))
+            addresses = self.start_peers(swarm, cut(self.layers, peers), options=options)
             with self.client(addresses) as model:
                 yield model
 
     def start_peers(
-        self, swarm: LocalSwarm, spans: Sequence[Span], way_in: Sequence[str] = (), prefix: str = "peer"
+        self,
+        swarm: LocalSwarm,
+        spans: Sequence[Span],
+        way_in: Sequence[str] = (),
+        prefix: str = "peer",
+        options: Sequence[str] = (),
     ) -> list[str]:
         """Start a peer for each span, wait until all serve, and return an address of each."""
         self.tell(f"starting {len(spans)} peers")
         started: list[LocalPeer] = []
         for i, span in enumerate(spans):
             name = f"{prefix}-{i}"
-            started.append(swarm.serve(name, str(self.source.folder), str(span), way_in, *SERVE_OPTIONS))
+            all_options = (*SERVE_OPTIONS, *options)
+            started.append(swarm.serve(name, str(self.source.folder), str(span), way_in, *all_options))
             if not way_in:
                 way_in = swarm.wait_ready(started[0])[:1]
         return [swarm.wait_ready(peer)[0] for peer in started]
 
-    def client(self, addresses: Sequence[str]) -> SwarmModel:
+    def client(self, addresses: Sequence[str], wire: Wire = "model") -> SwarmModel:
         """A client of the swarm at these addresses."""
-        return SwarmModel.from_pretrained(self.source.folder, peers=addresses, dtype="float32")
+        return SwarmModel.from_pretrained(
+            self.source.folder, peers=addresses, dtype="float32", config=ClientConfig(wire=wire)
+        )

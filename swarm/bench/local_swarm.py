@@ -90,7 +90,7 @@ class LocalSwarm:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._environment(os.environ),
+                env=child_environment(os.environ, self._threads),
                 start_new_session=True,  # Ctrl-C in the terminal is for us alone
             )
         peer = LocalPeer(name, process, ready_file, log_file)
@@ -188,18 +188,16 @@ class LocalSwarm:
     ) -> None:
         self.stop(grace_s=8.0 if error is None else 2.0)
 
-    def _environment(self, ours: Mapping[str, str]) -> dict[str, str]:
-        """Ours without SWARM_* settings, which are meant for the command that the user runs."""
-        kept = {name: value for name, value in ours.items() if not name.startswith("SWARM_")}
-        path = [
-            str(_PACKAGE_ROOT),
-            *filter(None, [ours.get("PYTHONPATH")]),
-        ]  # found from any working directory
-        return kept | {
-            "OMP_NUM_THREADS": str(self._threads),
-            "PYTHONPATH": os.pathsep.join(path),
-            "PYTHONUNBUFFERED": "1",
-        }
+
+def child_environment(ours: Mapping[str, str], threads: int) -> dict[str, str]:
+    """Ours without SWARM_* settings, which are meant for the command that the user runs."""
+    kept = {name: value for name, value in ours.items() if not name.startswith("SWARM_")}
+    path = [str(_PACKAGE_ROOT), *filter(None, [ours.get("PYTHONPATH")])]  # found from any working directory
+    return kept | {
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 @contextmanager

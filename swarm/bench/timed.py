@@ -68,10 +68,12 @@ def timed(
     tokens: int,
     at: tuple[int, Callable[[], None]] | None = None,
     speculate: str | None = None,
+    past: Any = None,
 ) -> Timed:
     """Generate exactly `tokens` new ones, greedily; call `at[1]` once `at[0]` of them exist.
 
-    `speculate` is the option of `SwarmModel.generate`, which local models do not have: None leaves it out.
+    `speculate` is the option of `SwarmModel.generate`, which local models do not have: None leaves it out. `past` is a
+    cache of the model that holds the first of `ids`.
     """
     torch.set_num_threads(1)  # of the calling thread
     clock = Clock()
@@ -85,5 +87,6 @@ def timed(
         streamer=clock,
         stopping_criteria=StoppingCriteriaList([] if at is None else [AtToken(*at)]),
         **({} if speculate is None else {"speculate": speculate}),
+        **({} if past is None else {"past_key_values": past}),
     )
     return Timed(clock.begun, tuple(found[0, ids.shape[1] :].tolist()), tuple(clock.times))

@@ -14,8 +14,16 @@ MAX_POSITIONS = 2048
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
+    "{% if tools %}{{ '<|system|>Call a tool as <tool_call>{...}</tool_call>: ' + (tools | tojson) }}{% endif %}"
     "{% for message in messages %}"
+    "{% if message['role'] == 'tool' %}"
+    "{{ '<|user|><tool_response>' + (message['content'] | trim) + '</tool_response>' }}"
+    "{% else %}"
     "{{ '<|' + message['role'] + '|>' + (message['content'] | trim) }}"
+    "{% for call in message['tool_calls'] %}"
+    "{{ '<tool_call>' + (call['function'] | tojson) + '</tool_call>' }}"
+    "{% endfor %}"
+    "{% endif %}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"

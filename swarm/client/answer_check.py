@@ -16,7 +16,7 @@ def check_answer(answer: Answer, sent: StepTensors, tokens: int, peer_id: str) -
         PeerIncompatible: naming what is wrong, and the peer.
     """
     hidden = answer.tensors.get("hidden")
-    wanted = (sent.rows, tokens, sent.hidden.shape[2])
+    wanted = (sent.rows, tokens, *sent.hidden.shape[2:])
     if hidden is None or tuple(hidden.shape) != wanted or hidden.dtype != sent.hidden.dtype:
         found = "nothing" if hidden is None else f"{hidden.dtype} {list(hidden.shape)}"
         raise PeerIncompatible(

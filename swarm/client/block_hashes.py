@@ -7,6 +7,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
+from swarm.core.config import Coding
 from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.shards.history import History
 from swarm.wire.messages import MAX_PREFIX_BLOCKS
@@ -15,9 +16,13 @@ HASH_BYTES = 16
 
 
 class BlockHashes:
-    """One hash for every full block of a history: of the hash before it and of every tensor the client sends for it."""
+    """One hash for every full block of a history: of the hash before it and of every tensor the client sends for it.
 
-    def __init__(self) -> None:
+    The first one covers the coding, too: other activations on the wire make other caches.
+    """
+
+    def __init__(self, coding: Coding | None = None) -> None:
+        self._root = (coding or "").encode()
         self._hashes: list[bytes] = []
 
     def of(self, history: History) -> tuple[bytes, ...]:
@@ -27,7 +32,7 @@ class BlockHashes:
             return ()
         for block in range(len(self._hashes), blocks):
             named = history.slice(block * BLOCK_TOKENS, (block + 1) * BLOCK_TOKENS).named()
-            self._hashes.append(_digest(self._hashes[-1] if block else b"", named))
+            self._hashes.append(_digest(self._hashes[-1] if block else self._root, named))
         return tuple(self._hashes)
 
     def truncate(self, length: int) -> None:

@@ -22,6 +22,7 @@ from swarm.client.block_hashes import BlockHashes
 from swarm.client.courier import Courier
 from swarm.client.hop import RemoteHop, SessionShape
 from swarm.client.pieces import cut, wanted_from
+from swarm.client.profile import StepProfile
 from swarm.client.repair import Past, Rebuild, Repairer, find_gap
 from swarm.client.shared import LoadedModel, Shared
 from swarm.client.takeover import Takeover
@@ -55,12 +56,17 @@ class ChainSession:
         self._precision: str | None = None
         self._recorded = -1
         self._resend_from: int | None = 0  # the next step brings the past from there on; None: hops have it
-        self._hashes = BlockHashes()
+        self._hashes = BlockHashes(shared.config.coding)
         self._may_reuse = True
         self._is_settled = False  # the last step was answered: all hops have run it
         self._answered = False
         self.turn = asyncio.Lock()  # an interrupted step may still take its leave when the next one comes
         self.hops: list[RemoteHop] = []
+
+    @property
+    def profile(self) -> StepProfile:
+        """Where the time of this session's decode steps went."""
+        return self._courier.profile
 
     async def step(self, step: Step, keep_last: int) -> Tensor:
         """The hidden state `[B, n, H]` after the last layer; only the last `keep_last` positions count (0: all).
@@ -114,6 +120,7 @@ class ChainSession:
             tokens=self._history.rows * max(self._max_tokens, self._history.length),
             rollback=self._rollback,
             timeout_s=self._shared.config.open_timeout_s,
+            coding=self._shared.config.coding,
         )
 
     def _begin_takeover(self) -> None:
@@ -194,7 +201,7 @@ class ChainSession:
         missing = step.tensors.tokens - found.shape[1]
         if missing == 0:
             return found
-        return torch.cat([found.new_zeros(found.shape[0], missing, found.shape[2]), found], dim=1)
+        return torch.cat([found.new_zeros(found.shape[0], missing, *found.shape[2:]), found], dim=1)
 
     async def _blame(self, error: PeerError, trouble: Trouble) -> None:
         """Draw the consequences of a failure: which hops are lost, which peer is avoided."""

@@ -14,10 +14,11 @@ from swarm.client.answer_check import check_answer
 from swarm.client.hop import RemoteHop
 from swarm.client.inbox import Answer, Expectation
 from swarm.client.pieces import Piece
+from swarm.client.profile import StepProfile
 from swarm.client.shared import Shared
 from swarm.client.waiting import wait_for
 from swarm.shards.step import StepTensors
-from swarm.wire.messages import HopTiming, StepMessage
+from swarm.wire.messages import StepMessage
 from swarm.wire.tensors import pack
 
 SPARE_FLIGHTS = 2
@@ -35,12 +36,12 @@ class _Flight:
 
 
 class Courier:
-    """Sends steps for one session; every answer is checked."""
+    """Sends steps for one session; every answer is checked. `profile` tells where the time of its decode steps went."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._packing_s = 0.0
-        self._trace: tuple[HopTiming, ...] = ()
+        self.profile = StepProfile()
 
     async def carry(self, hops: Sequence[RemoteHop], pieces: Sequence[Piece]) -> list[Tensor]:
         """The wanted positions of each piece's last hidden state, `[B, wanted, H]`, for pieces that want any.
@@ -57,7 +58,9 @@ class Courier:
             outputs = await self._stream(hops, pieces)
         self._shared.deadline.observe(sum(piece.size for piece in pieces), clock.time() - began_s)
         if len(pieces) == 1 and pieces[0].tensors.tokens == 1:
-            self._shared.profile.add(time.perf_counter() - began_fine_s, self._packing_s, self._trace)
+            took_s = time.perf_counter() - began_fine_s
+            for profile in (self._shared.profile, self.profile):
+                profile.add(took_s, self._packing_s, self.profile.latest)
         wanted = zip(outputs, pieces, strict=True)
         return [output.hidden[:, -piece.wanted :] for output, piece in wanted if piece.wanted]
 
@@ -103,7 +106,7 @@ class Courier:
         involved: Sequence[RemoteHop] | None = None,
     ) -> _Flight:
         began_s = time.perf_counter()
-        metas, payload = pack(tensors.named())
+        metas, payload = pack(tensors.named(), self._shared.config.coding)
         self._packing_s = time.perf_counter() - began_s
         message = StepMessage(
             session=segment[0].session,
@@ -131,7 +134,7 @@ class Courier:
         assert isinstance(answer, Answer)
         flights.popleft()
         self._shared.inbox.forget(flight.expectation)
-        self._trace = answer.trace
+        self.profile.latest = answer.trace
         self._observe(flight.piece, answer)
         tokens = max(flight.piece.wanted, 1) if is_end else flight.tensors.tokens
         return check_answer(answer, flight.tensors, tokens, segment[-1].peer_id)

@@ -49,15 +49,30 @@ class Engine:
         Raises:
             NodeError: if the engine is closed.
         """
+        return self.wait(self.begin(work))
+
+    def begin(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
+        """Start `work`; `wait` for what is returned. Cancelling that cancels `work`.
+
+        Raises:
+            NodeError: if the engine is closed.
+        """
         loop = self._loop
-        assert threading.current_thread() is not self._thread, "the engine's thread cannot wait for itself"
         try:
             if loop is None:
                 raise RuntimeError("closed")
-            future = asyncio.run_coroutine_threadsafe(work, loop)
+            return asyncio.run_coroutine_threadsafe(work, loop)
         except RuntimeError as error:  # also if its thread ends right now
             work.close()
             raise NodeError(CLOSED) from error
+
+    def wait(self, future: Future[Result]) -> Result:
+        """The result of work that was begun; an interrupt (Ctrl-C) cancels it.
+
+        Raises:
+            NodeError: if the engine was closed meanwhile.
+        """
+        assert threading.current_thread() is not self._thread, "the engine's thread cannot wait for itself"
         try:
             return future.result()
         except CancelledError as error:

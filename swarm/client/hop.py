@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from swarm.core.config import Coding
 from swarm.core.errors import PeerError
 from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.core.span import Span
@@ -21,8 +22,8 @@ _DISMISS_S = 1.0
 class SessionShape:
     """What every hop of a session is opened with.
 
-    `tokens` are token rows, `prefix` hashes the blocks to come, `donor` is the hop whose peer will bring the session's
-    state, `before` the one that will send steps.
+    `tokens` are token rows, `prefix` hashes the blocks to come, `coding` is how activations travel, `donor` is the hop
+    whose peer will bring the session's state, `before` the one that will send steps.
     """
 
     model_uid: str
@@ -30,6 +31,7 @@ class SessionShape:
     rollback: bool
     timeout_s: float
     prefix: tuple[bytes, ...] = ()
+    coding: Coding | None = None
     donor: RemoteHop | None = None
     before: RemoteHop | None = None
 
@@ -86,6 +88,7 @@ class RemoteHop:
                 tokens=shape.tokens,
                 rollback=shape.rollback,
                 prefix=list(shape.prefix),
+                coding=shape.coding,
                 previous=previous,
                 next=following.as_next() if following is not None else None,
                 donor=shape.donor.peer_id if shape.donor is not None else None,

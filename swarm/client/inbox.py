@@ -6,16 +6,19 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-import torch
-
 from swarm.client.hop import RemoteHop
+from swarm.core.config import Coding
 from swarm.core.errors import PeerIncompatible, PeerUnreachable, RequestError, SwarmError
 from swarm.wire.failures import error_of
 from swarm.wire.link import Link
 from swarm.wire.messages import HopTiming, Leaving, Message, Output, Replayed, StepFailed
 from swarm.wire.tensors import unpack
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +36,8 @@ class Expectation:
     """One answer that is waited for: from the session `source`, for the piece of step `number` that begins at `start`
     (both None: for the end of a replay).
 
-    It fails as soon as any of `hops` fails or loses its link.
+    It fails as soon as any of `hops` fails or loses its link. `late` makes it fail with a TimeoutError, after which
+    `renew` waits on.
     """
 
     source: RemoteHop
@@ -42,19 +46,46 @@ class Expectation:
     hops: tuple[RemoteHop, ...]
     future: asyncio.Future[Answer | Replayed]
 
+    _overdue: bool = False
+    _missed: Answer | Replayed | SwarmError | None = None
+
     def fail(self, error: SwarmError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+        elif self._overdue:
+            self._missed = error
 
     def settle(self, answer: Answer | Replayed) -> None:
         if not self.future.done():
             self.future.set_result(answer)
+        elif self._overdue:
+            self._missed = answer
+
+    def late(self) -> None:
+        """What was allowed has passed."""
+        if not self.future.done():
+            self._overdue = True
+            self.future.set_exception(TimeoutError())
+
+    def renew(self) -> None:
+        """Wait on; what came meanwhile counts."""
+        self.future = asyncio.get_running_loop().create_future()
+        missed, self._missed, self._overdue = self._missed, None, False
+        if isinstance(missed, SwarmError):
+            self.fail(missed)
+        elif missed is not None:
+            self.settle(missed)
 
 
 class Inbox:
-    """Hands each answer to the expectation it fulfils; answers nobody waits for (any more) are dropped."""
+    """Hands each answer to the expectation it fulfils; answers nobody waits for (any more) are dropped.
 
-    def __init__(self) -> None:
+    Args:
+        coding: in which hops were asked to send.
+    """
+
+    def __init__(self, coding: Coding | None = None) -> None:
+        self._coding = coding
         self._expected: dict[tuple[bytes, int | None], Expectation] = {}
         self._watched: set[Link] = set()
         self._hops: WeakValueDictionary[bytes, RemoteHop] = WeakValueDictionary()
@@ -111,7 +142,8 @@ class Inbox:
             expectation.settle(message)
         elif expectation.number == message.number:
             try:
-                expectation.settle(Answer(unpack(message.tensors, payload), tuple(message.trace)))
+                tensors = unpack(message.tensors, payload, coding=self._coding)
+                expectation.settle(Answer(tensors, tuple(message.trace)))
             except PeerIncompatible as error:
                 expectation.fail(PeerIncompatible(str(error), link.peer_id))
 

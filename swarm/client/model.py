@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
-import torch
-
-from swarm.client.network import ModelFacts, Network
-from swarm.client.shared import LoadedModel
-from swarm.client.speculation import Speculation
-from swarm.client.stats import ClientStats
-from swarm.core.config import ClientConfig, ModelConfig, Precision
-from swarm.core.errors import ConfigError, PeerIncompatible
-from swarm.routing.chain import Chain
-from swarm.shards.causal import load_client_model
-from swarm.shards.remote_layers import RemoteLayers
-from swarm.shards.source import ModelSource
+from swarm.client.entrance import Entrance, WantedModel
+from swarm.core.config import ClientConfig, ModelConfig
+from swarm.core.lasting import lasting
+from swarm.shards.checkpoint_index import CheckpointIndex
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
+    from swarm.client.line import Line
+    from swarm.client.network import Network
+    from swarm.client.speculation import Speculation
+    from swarm.client.stats import ClientStats
+    from swarm.routing.chain import Chain
+
     class _Base(PreTrainedModel):  # type: ignore[no-untyped-call]
-        """What every instance is besides a `SwarmModel`; transformers' own signatures name a protocol."""
+        """What every instance is besides a `SwarmModel`; transformers' own signatures name a protocol.
+
+        The attributes stand here because transformers evaluates the annotations of a class when it is made.
+        """
+
+        swarm: Network
+        source_name: str
+        speculation: Speculation
 
         def generate(self, inputs: torch.Tensor | None = None, **options: Any) -> Any: ...
 
@@ -48,10 +53,6 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
         source_name: the model as it was asked for.
         speculation: what it has learned about drafting.
     """
-
-    swarm: Network
-    source_name: str
-    speculation: Speculation
 
     @classmethod
     def from_pretrained(  # type: ignore[override] # other arguments, on purpose
@@ -80,28 +81,19 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
             NodeError: if none of `peers` can be reached.
             SwarmUnavailable: if no peer serves this checkpoint.
         """
-        source = ModelSource.open(
-            ModelConfig(os.fspath(model), revision, token, Path(cache_dir) if cache_dir is not None else None)
+        where = ModelConfig(
+            os.fspath(model), revision, token, Path(cache_dir) if cache_dir is not None else None
         )
+        index = CheckpointIndex.open(where)
         addresses = (peers,) if isinstance(peers, str) else tuple(peers)
-        network = Network(
-            ModelFacts(source.uid, source.short_name, source.n_layers, source.inseparable), addresses, config
-        )
+        entrance = Entrance(WantedModel(index.uid, index.short_name), addresses, config)
         try:
-            chosen = _choose_dtype(source, dtype, network)
-            loaded = load_client_model(source, network, dtype=chosen, device=device, mixin=cls)
+            with lasting("torch"):
+                from swarm.client.loading import LoadOptions, load
+            loaded = load(index, entrance, LoadOptions(dtype, device, config), mixin=cls)
         except BaseException:
-            network.close()
+            entrance.close()
             raise
-        layers = cast(RemoteLayers, loaded.__dict__["remote_layers"])
-        network.attach(LoadedModel(layers.__dict__["traits"], _name(chosen)))
-        loaded.__dict__["swarm"] = network
-        weakref.finalize(
-            loaded, network.close
-        )  # a model that nobody closed leaves when it is collected, or at exit
-        loaded.__dict__["source_name"] = source.name
-        traits = layers.__dict__["traits"]
-        loaded.__dict__["speculation"] = Speculation(network.stats, traits.croppable)
         return cast(Self, loaded)
 
     def generate(self, inputs: torch.Tensor | None = None, *, speculate: Any = "off", **options: Any) -> Any:
@@ -119,6 +111,25 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
         rows = 1 if given is None else given.shape[0]
         with self.speculation.arranged(speculate, options, rows) as arguments:
             return super().generate(inputs, **arguments)
+
+    def encode(self, input_ids: torch.Tensor, **cache: Any) -> torch.Tensor:
+        """The hidden state `[B, S, H]` after the final norm, which embedding models make their vectors of.
+
+        Args:
+            cache: the arguments of a line, if the session is to be watched.
+        """
+        import torch  # loaded long before there is an instance
+
+        stack = self.__dict__["remote_stack"]
+        with torch.no_grad():
+            output = stack(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **cache)
+        return cast(torch.Tensor, output[0])
+
+    def line(self, max_tokens: int) -> Line:
+        """A session of one generation's own, for up to `max_tokens` positions, which other threads may cut."""
+        from swarm.client.line import Line  # imports torch
+
+        return Line.of(self, self.swarm, max_tokens)
 
     def _get_candidate_generator(self, generation_config: Any, *args: Any, **kwargs: Any) -> Any:
         if self.speculation.drafts_ngrams:
@@ -150,22 +161,5 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
     def __repr__(self) -> str:
         chain = self.chain
         route = str(chain) if chain is not None else "no session"
-        return f"SwarmModel({self.source_name!r}, {type(self).__name__}, {route})"
-
-
-def _choose_dtype(source: ModelSource, asked: str, network: Network) -> torch.dtype:
-    if asked not in ("auto", "float32", "bfloat16", "float16"):
-        raise ConfigError(f"dtype {asked!r}: use auto, float32, bfloat16 or float16")
-    own = source.dtype(cast(Precision, asked))
-    served = network.dtypes()
-    if _name(own) in served:
-        return own
-    if asked != "auto":
-        raise PeerIncompatible(
-            f"the peers compute in {', '.join(sorted(served))}, not in {asked}: use --dtype auto"
-        )
-    return source.dtype(cast(Precision, min(served)))
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+        wire = "" if self.swarm.wire == "model" else f", {self.swarm.wire} on the wire"
+        return f"SwarmModel({self.source_name!r}, {type(self).__name__}, {route}{wire})"

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
-from swarm.core.config import ClientConfig
+from swarm.core.config import ClientConfig, Coding
 from swarm.core.errors import PeerError, RequestError, SwarmError, SwarmUnavailable
 from swarm.core.precision import dtype_of
 from swarm.core.span import Span
@@ -34,6 +34,7 @@ class ChainWish:
         dtype: in which activations travel.
         source, sink: peers before and after the chain; None means this client.
         precision: the only one to use; None takes the cheapest one of this dtype.
+        coding: how activations are coded on the wire; None if they are not.
         together: layers that one peer must serve; None: those that this model cannot divide.
         without: peers that are not to be used.
     """
@@ -43,6 +44,7 @@ class ChainWish:
     source: str | None = None
     sink: str | None = None
     precision: str | None = None
+    coding: Coding | None = None
     together: Span | None = None
     without: frozenset[str] = frozenset()
 
@@ -57,14 +59,16 @@ class NavigatorNode(Dialer, Protocol):
 
 
 class Navigator:
-    """Plans chains for one model. For the event loop only."""
+    """Plans chains for one model. For the event loop only.
 
-    def __init__(
-        self, node: NavigatorNode, model_uid: str, config: ClientConfig, together: Span | None = None
-    ) -> None:
+    Attributes:
+        together: layers that one peer must serve all of; known once the model is loaded.
+    """
+
+    def __init__(self, node: NavigatorNode, model_uid: str, config: ClientConfig) -> None:
         self._node = node
         self._config = config
-        self._together = together
+        self.together: Span | None = None
         self._last_failure: dict[str, str] = {}
         self._latencies = LatencyTable()
         self._breaker = CircuitBreaker()
@@ -175,8 +179,9 @@ class Navigator:
             links=self._latencies,
             tokens=request.tokens,
             precision=precision,
+            coding=request.coding,
             avoid=self._breaker.open_peers(_now_s()) | request.without,
-            together=request.together or self._together,
+            together=request.together or self.together,
         )
 
     def _check_size(self, span: Span, tokens: int) -> None:

@@ -31,6 +31,7 @@ class StepProfile:
         client_s: between two steps: embeddings, head, choice of the token, streaming.
         serialise_s: this side's tensors to bytes.
         hops: by peer id, in the order of the chain.
+        latest: what each hop said of the newest step, whatever its size.
     """
 
     steps: int = 0
@@ -39,6 +40,7 @@ class StepProfile:
     client_s: float = 0.0
     serialise_s: float = 0.0
     hops: dict[str, HopTotals] = field(default_factory=dict)
+    latest: tuple[HopTiming, ...] = ()
 
     def add(self, chain_s: float, serialise_s: float, trace: Sequence[HopTiming]) -> None:
         """Take in one step, which took `chain_s` with `serialise_s` of it here."""

@@ -97,7 +97,7 @@ class Repairer:
             SwarmUnavailable: if layers stay unserved until `give_up_s` (monotonic).
             PeerError: if a peer fails meanwhile; its `peer_id` is set.
         """
-        wish = ChainWish(tokens=shape.tokens, dtype=self.dtype, precision=precision)
+        wish = ChainWish(tokens=shape.tokens, dtype=self.dtype, precision=precision, coding=shape.coding)
         known = self._shared.routes.find(shape.prefix)
         if known is not None and self._shared.navigator.still_serves(known, wish):
             try:
@@ -129,6 +129,7 @@ class Repairer:
             source=before.peer_id if before else None,
             sink=after.peer_id if after else None,
             precision=hops[0].precision,
+            coding=shape.coding,
         )
         chain = await self._shared.navigator.wait_for_plan(gap.span(hops), wish, give_up_s)
         new = await self.open(chain, shape, before, after)
@@ -244,7 +245,7 @@ class Repairer:
         chunk = past.chunk or length
         for start in range(0, length, chunk):
             end = min(start + chunk, length)
-            metas, payload = pack(past.history.slice(start, end).named())
+            metas, payload = pack(past.history.slice(start, end).named(), self._shared.config.coding)
             info = ReplayInfo(until=until, last=end == length)
             step = StepMessage(
                 session=hop.session, number=past.number, start=start, replay=info, tensors=metas

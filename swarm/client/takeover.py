@@ -122,6 +122,7 @@ class Takeover:
             source=before.peer_id if before else None,
             sink=after.peer_id if after else None,
             precision=hop.precision,
+            coding=shape.coding,
             together=hop.span,
             without=frozenset({other.peer_id for other in unfit} | self._refused),
         )

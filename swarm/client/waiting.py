@@ -28,11 +28,14 @@ async def wait_for(
     allowed_s, patience_s = shared.deadline.allowed_s(tokens), shared.deadline.patience_s(tokens)
     last_s = clock.time() + patience_s
     while True:
+        alarm = clock.call_later(allowed_s, expectation.late)
         try:
-            async with asyncio.timeout(allowed_s):
-                return await asyncio.shield(expectation.future)
+            return await expectation.future
         except TimeoutError:
             laggard = await _slowest(expectation)
+            expectation.renew()
+        finally:
+            alarm.cancel()
         if clock.time() >= last_s:
             raise PeerTimeout(f"{laggard} did not finish a step in {patience_s:.0f} s", laggard)
         allowed_s *= 2

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from swarm.core.span import Span
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "nf4"]
+Wire = Literal["model", "int8"]
+Coding = Literal["int8"]
+CODINGS: tuple[Coding, ...] = get_args(Coding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +78,20 @@ class PeerConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """How a client waits, in seconds.
+    """How a client waits, in seconds, and in which form it sends.
 
     `step_timeout_s` is the deadline of a step until a hop's usual time is known; later deadlines follow what that
-    hop usually takes. `unavailable_timeout_s` bounds waiting for missing layers.
+    hop usually takes. `unavailable_timeout_s` bounds waiting for missing layers. `wire` is how activations travel: in
+    the model's dtype, or rounded to int8.
     """
 
     step_timeout_s: float = 120.0
     open_timeout_s: float = 10.0
     unavailable_timeout_s: float = 60.0
     refresh_s: float = 5.0
+    wire: Wire = "model"
+
+    @property
+    def coding(self) -> Coding | None:
+        """How activations are coded on the wire; None where they travel as they are."""
+        return None if self.wire == "model" else self.wire

@@ -5,7 +5,9 @@ SwarmError
 ├── ModelError             this checkpoint cannot be used: choose another or repair it
 ├── NodeError              this machine's own node cannot run: port in use, bad identity, p2pd died
 ├── RequestError           this request can never succeed as it is: do not retry
+├── Interrupted            another thread ended this generation on purpose: nothing is wrong
 ├── SwarmUnavailable       nobody serves what is needed now: wait, or add peers
+├── ApiError               an HTTP request gets an error as its answer   (in swarm/gateway/api_error.py)
 └── PeerError              this peer failed: try another one   (carries .peer_id)
     ├── PeerUnreachable    cannot be dialled, or its link ended
     ├── PeerTimeout        a deadline passed without an answer
@@ -37,6 +39,10 @@ class NodeError(SwarmError):
 
 class RequestError(SwarmError):
     """The request itself is impossible; another peer would say the same."""
+
+
+class Interrupted(SwarmError):
+    """Another thread has ended this generation, because nobody waits for it any more."""
 
 
 class SwarmUnavailable(SwarmError):

@@ -10,6 +10,7 @@ from swarm.shards.step import StepTensors
 
 Outcome = StepTensors | Exception
 _JOINED_TOKENS = 16384
+_LONG_PAST = 1024
 
 
 def apply_batch(items: Sequence[Item]) -> list[Outcome]:
@@ -33,7 +34,7 @@ def apply_batch(items: Sequence[Item]) -> list[Outcome]:
 
 def _apply_group(items: Sequence[Item]) -> list[Outcome]:
     way = items[0][0].shard.batching
-    if len(items) == 1 or way == "one by one":
+    if way == "one by one" or (len(items) == 1 and not _gains_alone(items[0], way)):
         return [_apply(item) for item in items]
     outcomes: list[Outcome | None] = [_prepare(item) for item in items]
     waiting = [index for index, outcome in enumerate(outcomes) if outcome is None]
@@ -44,6 +45,11 @@ def _apply_group(items: Sequence[Item]) -> list[Outcome]:
         for index, outcome in zip(group, _run([items[index] for index in group], way), strict=True):
             outcomes[index] = outcome
     return [outcome for outcome in outcomes if outcome is not None]
+
+
+def _gains_alone(item: Item, way: Way) -> bool:
+    """Whether flat attention, which repeats no keys for the heads that share them, is worth its price for one step."""
+    return way == "flat" and item[0].length >= _LONG_PAST
 
 
 def _apply(item: Item) -> Outcome:

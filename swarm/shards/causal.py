@@ -99,8 +99,7 @@ def _prepare_cache(
     max_cache_length: int,
 ) -> None:
     """Give `generate` a remote cache where it would make a local one."""
-    names = inspect.signature(type(self).forward).parameters
-    name = "past_key_values" if "past_key_values" in names or "cache_params" not in names else "cache_params"
+    name = cache_argument(type(self))
     if model_kwargs.get(name) is not None:
         _require_remote(model_kwargs[name])
         model_kwargs[name]._is_user_defined = True
@@ -112,6 +111,12 @@ def _prepare_cache(
     remote: RemoteLayers = self.remote_layers
     cache = remote.new_cache(max_tokens=max_cache_length + 1, rollback=bool(keeps or assisted))
     model_kwargs[name] = cache
+
+
+def cache_argument(cls: type) -> str:
+    """The argument of `generate()` and of the forward under which this class takes its cache."""
+    names = inspect.signature(cast(Any, cls).forward).parameters
+    return "past_key_values" if "past_key_values" in names or "cache_params" not in names else "cache_params"
 
 
 def _watch_calls(model: PreTrainedModel, stack: nn.Module, remote: RemoteLayers) -> None:
@@ -148,6 +153,7 @@ def _watch_calls(model: PreTrainedModel, stack: nn.Module, remote: RemoteLayers)
 
     def leave_stack(*_: Any) -> None:
         context.arguments, context.cache, context.per_layer = {}, None, None
+        context.outer_mask, context.keep_last = None, 0  # a call of the stack alone has no outer model
 
     model.register_forward_pre_hook(enter_model, with_kwargs=True)
     stack.register_forward_pre_hook(enter_stack, with_kwargs=True)

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
-from swarm.core.errors import ModelError
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Map what safetensors and the file system raise to `ModelError`."""
-    try:
-        yield
-    except FileNotFoundError as exc:
-        raise ModelError(f"the checkpoint names {path.name}, but {path} does not exist") from exc
-    except (SafetensorError, OSError) as exc:
-        raise ModelError(f"{path} is damaged or truncated; fetch it again ({exc})") from exc
+from swarm.shards.file_errors import reading
 
 
 class LazyTensors(dict[str, "LazyTensor"]):

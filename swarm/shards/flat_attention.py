@@ -22,6 +22,7 @@ from transformers import AttentionInterface
 from swarm.shards.cache import SpanCache
 
 Way = Literal["flat", "joined"]
+_FEW = 8  # tokens; from there on every query head reads the keys by itself as quickly
 FLAT = "swarm_flat"  # no mask function has this name: transformers makes no masks then
 
 
@@ -188,18 +189,27 @@ def _attend(segment: Segment, query: Tensor, key: Tensor, value: Tensor, weighin
     if weighing.softcap is not None or weighing.sinks is not None:
         seen = segment.visibility(keys, window, query.device)
         output = _weigh(query, key, value, seen, weighing)
-    elif tokens == 1:
-        seen = segment.visibility(keys, window, query.device)
-        packed = query.reshape(
-            rows, key.shape[1], -1, query.shape[-1]
-        )  # query heads of one key head as tokens
-        output = scaled_dot_product_attention(packed, key, value, attn_mask=seen, scale=weighing.scale)
-        return output.reshape(1, rows, heads, -1)
+    elif tokens <= _FEW:
+        output = _few(query, key, value, segment.visibility(keys, window, query.device), weighing.scale)
     else:
         causal = keys == tokens and window is None and segment.mask is None
         seen = None if causal else segment.visibility(keys, window, query.device)
         output = _many(query, key, value, seen, weighing.scale)
     return output.transpose(1, 2).reshape(1, rows * tokens, heads, -1)
+
+
+def _few(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scale: float) -> Tensor:
+    """`[B, H, n, D]`, for few new tokens; `seen` None means that all is seen.
+
+    The query heads of one key head stand as tokens, so that its keys are read once, and never repeated.
+    """
+    rows, heads, tokens, width = query.shape
+    groups = heads // key.shape[1]
+    packed = query.reshape(rows, key.shape[1], groups * tokens, width)
+    if seen is not None and tokens > 1:
+        seen = seen.repeat(*[1] * (seen.dim() - 2), groups, 1)
+    output = scaled_dot_product_attention(packed, key, value, attn_mask=seen, scale=scale)
+    return output.reshape(rows, heads, tokens, -1)
 
 
 def _many(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scale: float) -> Tensor:

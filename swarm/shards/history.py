@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from swarm.core.errors import RequestError
+from swarm.core.pages import room_for
 from swarm.shards.step import StepTensors
-
-_PAGE = 64
 
 
 class History:
@@ -117,7 +116,7 @@ def _default(name: str, rows: int, start: int, end: int) -> Tensor:
 
 
 def _enlarged(room: Tensor | None, value: Tensor, start: int, end: int) -> Tensor:
-    capacity = -(-max(end, start + start // 2) // _PAGE) * _PAGE
+    capacity = room_for(value.shape[0], end, start)
     sizes = value.shape[2:] if room is None else room.shape[2:]
     enlarged = torch.empty(value.shape[0], capacity, *sizes, dtype=value.dtype)
     if room is not None and start:

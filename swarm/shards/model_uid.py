@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 from swarm.core.errors import ModelError
-from swarm.shards.checkpoint import reading
+from swarm.shards.file_errors import reading
 
 # written by whoever saved the file, without meaning for the computation
 _VOLATILE = ("_name_or_path", "transformers_version", "_commit_hash")

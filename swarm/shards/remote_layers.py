@@ -91,7 +91,7 @@ def _new_mask(inner: Any, outer: Tensor | None, rows: int, count: int) -> Tensor
     new = mask[:, -count:].bool()
     if new.shape != (rows, count):
         raise RequestError(f"the attention mask {list(mask.shape)} is shorter than the {count} new tokens")
-    return None if bool(new.all()) else new
+    return None if (rows == count == 1 and new.item()) or bool(new.all()) else new
 
 
 def _positions(given: Any, start: int, rows: int, count: int) -> Tensor | None:
@@ -104,7 +104,10 @@ def _positions(given: Any, start: int, rows: int, count: int) -> Tensor | None:
         given = given[0]
     if given.dim() == 1:
         given = given[None]
-    if bool((given == torch.arange(start, start + count, device=given.device)).all()):
+    if given.numel() == 1:
+        if given.item() == start:
+            return None
+    elif bool((given == torch.arange(start, start + count, device=given.device)).all()):
         return None
     positions: Tensor = given.expand(rows, count).to(torch.long)
     return positions

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-_PAGE = 128
+from swarm.core.pages import room_for
 
 
 class Room:
@@ -47,7 +47,7 @@ class Room:
 
     def _allocate(self, past: Tensor, new: Tensor, count: int) -> Tensor:
         needed = count + new.shape[-2]
-        capacity = -(-max(needed, count + count // 2) // _PAGE) * _PAGE
+        capacity = room_for(new.shape[0], needed, count)
         buffer = new.new_empty(*new.shape[:-2], capacity, new.shape[-1])
         if count:
             buffer[..., :count, :] = past

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from swarm.core.errors import RequestError, SessionLost
 from swarm.core.span import Span
+from swarm.shards.ahead import Prepared
 from swarm.shards.cache import ShardCache
 from swarm.shards.history import History
 from swarm.shards.step import Step, StepTensors
@@ -69,6 +70,7 @@ class ShardSession:
         self.rows = 0
         self.kept = History()
         self.counters = SessionCounters()
+        self._prepared: Prepared | None = None
 
     @property
     def nbytes(self) -> int:
@@ -89,8 +91,17 @@ class ShardSession:
 
     def compute(self, step: Step) -> StepTensors:
         """The middle of `apply`: run a prepared step."""
+        prepared, self._prepared = self._prepared, None
         with self._or_lost():
+            if prepared is not None and self.mask is None and prepared.fits(step, self.length):
+                return self.run.run_prepared(prepared, step.tensors)
             return self.run(step.tensors, self.cache, self.mask)
+
+    def prepare_next(self) -> None:
+        """Do now what the next decode step needs besides its layers; any other step may come instead."""
+        if self.rows == 1 and self.mask is None and not self._lost:
+            with self._or_lost():
+                self._prepared = self.run.prepare_next(self.length, self.cache)
 
     def prepare(self, step: Step) -> StepTensors | None:
         """The first half of `apply`: the kept outputs if `step` is repeated and nothing has to run.
@@ -204,6 +215,7 @@ class ShardSession:
             self.cache.check_rollback(step.start)
 
     def _roll_back(self, length: int) -> None:
+        self._prepared = None
         if length == 0:
             self.cache = self.shard.new_cache(self.span, rollback=self.rollback)
             self.mask = None

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from swarm.core.config import Quantization
 from swarm.core.errors import ConfigError, ModelError, RequestError
 from swarm.core.span import Span
+from swarm.shards.ahead import can_look_ahead
 from swarm.shards.boundary import PROBE_ROWS, PROBE_TOKENS, Boundary, read_boundary
 from swarm.shards.cache import ShardCache
 from swarm.shards.flat_run import attention_configs
@@ -21,6 +22,7 @@ from swarm.shards.products import use_fast_products
 from swarm.shards.quantize import state_bytes
 from swarm.shards.self_check import Batching, choose_batching
 from swarm.shards.session import ShardSession
+from swarm.shards.siblings import join_siblings
 from swarm.shards.source import ModelSource
 from swarm.shards.span_loading import load_quantized_span, load_span
 from swarm.shards.span_run import SpanRun
@@ -118,7 +120,8 @@ class Shard(nn.Module):
             reason = " ".join(str(exc).split())[:200]
             raise ModelError(f"{source.name}: layers {span} cannot be run on their own ({reason})") from exc
         shard.bytes_read = loaded.bytes_read
-        use_fast_products(shard.stack)
+        if use_fast_products(shard.stack):
+            join_siblings(shard)
         return shard
 
     def open(self, span: Span, *, rollback: bool) -> ShardSession:
@@ -151,6 +154,11 @@ class Shard(nn.Module):
     def batching(self) -> Batching:
         """How steps of several sessions run; the first use tries it out on the device, in the calling thread."""
         return choose_batching(self)
+
+    @cached_property
+    def looks_ahead(self) -> bool:
+        """Whether sessions may prepare their next step; the first use tries it out, in the calling thread."""
+        return can_look_ahead(self)
 
     @cached_property
     def attention_configs(self) -> list[Any]:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from swarm.core.errors import ModelError
 from swarm.core.span import Span
+from swarm.shards.ahead import Prepared
 from swarm.shards.cache import ShardCache, SpanCache
 from swarm.shards.step import StepTensors
-from swarm.shards.window import Slot, SpanDone
+from swarm.shards.window import LayerArguments, Slot, SpanDone
 
 if TYPE_CHECKING:
     from swarm.shards.shard import Shard
@@ -62,6 +63,26 @@ class SpanRun:
             self._window.show(None)
             self._slot.hidden, self._slot.carry = None, ()
         raise ModelError(f"{type(self._stack).__name__} did not call its layer {self.span.end - 1}")
+
+    def prepare_next(self, length: int, cache: ShardCache) -> Prepared:
+        """All that comes before and between the layers for one token at position `length`, of one row."""
+        calls: list[LayerArguments] = []
+        tensors = self._shard.example(self.span)
+        self._slot.hidden = self._moved(tensors.hidden)
+        self._window.show(self._window.noting(self.span, self._slot, self._call, calls))
+        try:
+            self._stack(**self._arguments(tensors, cache, None))
+        except SpanDone:
+            return Prepared(length, tuple(calls))
+        finally:
+            self._window.show(None)
+            self._slot.hidden = None
+        raise ModelError(f"{type(self._stack).__name__} did not call its layer {self.span.end - 1}")
+
+    def run_prepared(self, prepared: Prepared, tensors: StepTensors) -> StepTensors:
+        """As a call, for the token that was prepared for."""
+        hidden, _ = self._taken(prepared.run(self._moved(tensors.hidden)))
+        return self.passed_on(tensors, hidden)
 
     def probe(self, tensors: StepTensors, cache: ShardCache) -> tuple[int, ...]:
         """The shape `[B, n, ...]` of the hidden state that the stack hands to its first layer."""

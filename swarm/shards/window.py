@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from swarm.core.span import Span
 from swarm.shards.stack import LayerCall
 
+LayerArguments = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+"""A layer, and what it is called with."""
+
 
 class SpanDone(Exception):
     """The last layer of the span has run; carries its output."""
@@ -86,6 +89,22 @@ class _Inside(_Proxy):
         return output
 
 
+class _Noter(_Proxy):
+    """Notes what a layer is called with, and passes the hidden state on; after the last one the loop ends."""
+
+    def __init__(self, layer: nn.Module, slot: Slot, calls: list[LayerArguments], *, last: bool) -> None:
+        super().__init__(layer, slot)
+        self._calls = calls
+        self._last = last
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._calls.append((self._call, args, kwargs))
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if self._last:
+            raise SpanDone(hidden)
+        return hidden
+
+
 class _Probe(_Proxy):
     """Stops the loop before the first layer, with the hidden state that the stack hands to it."""
 
@@ -110,6 +129,16 @@ class LayerWindow(nn.ModuleList):
             first, last = index == span.start, index == span.end - 1
             view.append(_Inside(layer, slot, first=first, last=last) if first or last else layer)
         return view + layers[span.end :]
+
+    def noting(self, span: Span, slot: Slot, call: LayerCall, calls: list[LayerArguments]) -> list[Any]:
+        """A view that runs no layer, but notes in `calls` what those of the span are called with."""
+        view = self.views(span, slot, call)
+        layers = list(self._modules.values())
+        for index in range(span.start, span.end):
+            layer = layers[index]
+            assert layer is not None
+            view[index] = _Noter(layer, slot, calls, last=index == span.end - 1)
+        return view
 
     def probe(self, slot: Slot) -> list[Any]:
         """A view that only finds out what enters the first layer."""

@@ -10,6 +10,7 @@ import psutil
 
 from swarm.core.errors import ConfigError
 from swarm.security.peer_id import public_key_of
+from swarm.wire.hivemind_parts import Multiaddr
 
 _EXAMPLE = "/ip4/192.0.2.7/tcp/31330/p2p/12D3Koo..."
 
@@ -106,8 +107,6 @@ def without_peer_id(address: str) -> str:
 
 def is_multiaddr(address: str) -> bool:
     """Whether hivemind's parser takes it, and it names a transport."""
-    from hivemind.utils.multiaddr import Multiaddr
-
     if not address.startswith(("/ip4/", "/ip6/", "/dns", "/p2p/")):
         return False
     try:

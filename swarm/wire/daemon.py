@@ -15,11 +15,11 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from swarm.core.errors import NodeError
+from swarm.wire.hivemind_parts import P2P, P2PD, Multiaddr, P2PDaemonError
 from swarm.wire.socket_folder import SocketFolder
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Daemon:
 
     async def _launch(self, options: DaemonOptions) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            str(files("hivemind.hivemind_cli") / "p2pd"),
+            str(P2PD),
             *_arguments(options, self._control_address),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -99,9 +99,6 @@ class Daemon:
             self._ready.set_exception(_start_error(options, self._last_line))
 
     async def _attach(self) -> None:
-        from hivemind.p2p import P2P
-        from hivemind.utils.multiaddr import Multiaddr
-
         class _FolderP2P(P2P):  # type: ignore[misc]
             _UNIX_SOCKET_PREFIX = f"/unix{self._folder.path}/"
 
@@ -152,8 +149,6 @@ class Daemon:
 
 def daemon_errors() -> tuple[type[Exception], ...]:
     """What hivemind raises when p2pd refuses something, or ends in the middle of it."""
-    from hivemind.p2p import P2PDaemonError
-
     return P2PDaemonError, OSError, EOFError
 
 
@@ -169,8 +164,6 @@ async def _shut(p2p: Any) -> None:
 
 
 def _fail_calls(control: Any) -> None:
-    from hivemind.p2p import P2PDaemonError
-
     for answer in control._pending_calls.values():
         if not answer.done():
             answer.set_exception(P2PDaemonError("p2pd ended"))

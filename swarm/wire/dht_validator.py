@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from hivemind.dht.validation import DHTRecord, RecordValidatorBase
-
+from swarm.wire.hivemind_parts import DHTRecord, RecordValidatorBase
 from swarm.wire.record_gate import RecordGate
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from swarm.core.errors import PeerTimeout, PeerUnreachable
 from swarm.wire.address import host_in, is_ed25519_peer_id, is_multiaddr, peer_id_in, without_peer_id
 from swarm.wire.daemon import daemon_errors
+from swarm.wire.hivemind_parts import Multiaddr, PeerID
 
 _ASK_S = 2.0
 
@@ -55,16 +56,12 @@ async def _errors_of_p2pd(peer_id: str, timeout_s: float) -> AsyncIterator[None]
 
 
 def _target(peer_id: str) -> Any:
-    from hivemind.p2p import PeerID
-
     if not is_ed25519_peer_id(peer_id):
         raise PeerUnreachable(f"{peer_id!r} is not the id of a peer", peer_id)
     return PeerID.from_base58(peer_id)
 
 
 def _usable(peer_id: str, addresses: Sequence[str]) -> list[Any]:
-    from hivemind.utils.multiaddr import Multiaddr
-
     return [
         Multiaddr(without_peer_id(address))
         for address in addresses

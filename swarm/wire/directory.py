@@ -18,6 +18,8 @@ from swarm.security.signed import seal
 from swarm.wire.address import peer_id_in, without_peer_id
 from swarm.wire.daemon import daemon_errors
 from swarm.wire.dht_search import WIDTH, Found, nearest, search
+from swarm.wire.dht_validator import DhtValidator
+from swarm.wire.hivemind_parts import DHTID, DHTNode, Multiaddr, PeerID, get_dht_time
 from swarm.wire.record_gate import MAX_BODY_BYTES, Inspect, RecordClaims, RecordGate, Verified
 
 __all__ = ["Directory", "Inspect", "RecordClaims"]
@@ -49,11 +51,6 @@ class Directory:
         Raises:
             NodeError: if none of them answers.
         """
-        from hivemind.dht.node import DHTNode
-        from hivemind.dht.routing import DHTID
-
-        from swarm.wire.dht_validator import DhtValidator
-
         gate = RecordGate(inspect)
         dht = await DHTNode.create(
             p2p=p2p,
@@ -71,8 +68,6 @@ class Directory:
 
     def now(self) -> float:
         """DHT time: seconds since the epoch, by this machine's clock."""
-        from hivemind.utils.timed_storage import get_dht_time
-
         return float(get_dht_time())
 
     async def publish(self, keys: Sequence[str], value: bytes, expires_at: float) -> bool:
@@ -129,8 +124,6 @@ class Directory:
 
     @staticmethod
     def _ids(keys: Sequence[str]) -> list[Any]:
-        from hivemind.dht.routing import DHTID
-
         return [DHTID.generate(key) for key in dict.fromkeys(keys)]
 
     async def _search(self, ids: Sequence[Any]) -> Found[Any]:
@@ -213,9 +206,6 @@ class Directory:
 
     async def _ping(self, address: str) -> bool:
         """Make one bootstrap node and this one know each other; whether it answered."""
-        from hivemind.p2p import PeerID
-        from hivemind.utils.multiaddr import Multiaddr
-
         peer_id = PeerID.from_base58(peer_id_in(address))
         try:
             async with asyncio.timeout(_RPC_TIMEOUT_S):

@@ -18,9 +18,9 @@ import msgpack
 from pydantic import ValidationError
 
 from swarm.core.errors import PeerIncompatible, RequestError
-from swarm.wire.messages import Hello, Message, Output, StatePart, StepMessage, parse
+from swarm.wire.messages import Hello, Message, Output, StatePart, StepMessage, TensorMeta, parse
 from swarm.wire.strange_text import one_line
-from swarm.wire.tensor_size import tensors_nbytes
+from swarm.wire.tensor_size import decoded_nbytes, tensors_nbytes
 
 MAX_HEADER_BYTES = 64 << 10
 MAX_PAYLOAD_BYTES = 256 << 20
@@ -45,12 +45,13 @@ def encode_head(message: Message, payload_bytes: int, max_payload_bytes: int = M
     Raises:
         RequestError: if the message or its payload is larger than a frame may be.
     """
-    header: bytes = msgpack.packb(message.model_dump(exclude_defaults=False), use_bin_type=True)
+    header: bytes = msgpack.packb(message.model_dump(exclude_none=True), use_bin_type=True)
     if len(header) > MAX_HEADER_BYTES:
         raise RequestError(f"a message header of {len(header)} bytes is over the limit of {MAX_HEADER_BYTES}")
-    if payload_bytes > max_payload_bytes:
+    most_bytes = max(payload_bytes, decoded_nbytes(_tensors(message)))
+    if most_bytes > max_payload_bytes:
         raise RequestError(
-            f"a message with {payload_bytes} bytes of tensors is over the limit of {max_payload_bytes}: "
+            f"a message with {most_bytes} bytes of tensors is over the limit of {max_payload_bytes}: "
             "send fewer tokens at once"
         )
     return _LENGTHS.pack(len(header), payload_bytes) + header
@@ -204,12 +205,20 @@ def decode_header(header: Buffer, payload_bytes: int) -> Message:
         raise PeerIncompatible(f"malformed message: {_first_error(exc)}") from exc
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
         raise PeerIncompatible(f"malformed header: {type(exc).__name__}") from exc
-    tensors = message.tensors if isinstance(message, StepMessage | Output | StatePart) else []
+    tensors = _tensors(message)
     if tensors_nbytes(tensors) != payload_bytes:
         raise PeerIncompatible(
             f"malformed message: tensors of {tensors_nbytes(tensors)} bytes, but a payload of {payload_bytes}"
         )
+    if decoded_nbytes(tensors) > MAX_PAYLOAD_BYTES:
+        raise PeerIncompatible(
+            f"malformed message: tensors that decode into more than {MAX_PAYLOAD_BYTES} bytes"
+        )
     return message
+
+
+def _tensors(message: Message) -> Sequence[TensorMeta]:
+    return message.tensors if isinstance(message, StepMessage | Output | StatePart) else ()
 
 
 def _first_error(exc: ValidationError) -> str:

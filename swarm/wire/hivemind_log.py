@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from swarm.wire.hivemind_parts import use_hivemind_log_handler
+
 
 def quiet_hivemind() -> None:
     """Send hivemind's messages to the root logger, and only the gravest of them."""
-    from hivemind.utils.logging import use_hivemind_log_handler
-
     use_hivemind_log_handler("nowhere")
     debug = logging.getLogger("swarm").isEnabledFor(logging.DEBUG)
     logging.getLogger("hivemind").setLevel(logging.DEBUG if debug else logging.CRITICAL)

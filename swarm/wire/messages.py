@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from swarm.core.config import Coding
+
 PROTOCOL_VERSION = 1
 MAX_ROWS = 1024
 MAX_POSITION = 1 << 24
@@ -36,7 +38,7 @@ Number = Annotated[int, Field(ge=0, lt=1 << 53)]
 BlockHash = Annotated[bytes, Field(min_length=16, max_length=16)]
 Prefix = Annotated[list[BlockHash], Field(max_length=MAX_PREFIX_BLOCKS)]
 Text = Annotated[str, Field(max_length=2000)]
-DType = Literal["float32", "bfloat16", "float16", "int64", "bool"]
+DType = Literal["float32", "bfloat16", "float16", "int64", "int32", "bool"]
 FailureKind = Literal[
     "busy", "session_lost", "behind", "incompatible", "request", "next_unreachable", "internal"
 ]
@@ -49,11 +51,26 @@ class Message(BaseModel):
 
 
 class TensorMeta(Message):
-    """One tensor in the payload; payload bytes stand in the order of the list, C-contiguous, little-endian."""
+    """One tensor in the payload; payload bytes stand in the order of the list, C-contiguous, little-endian.
+
+    A coded one (see `swarm.wire.int8_blocks`) decodes into `dtype`; it is `[rows, tokens, ...]`, so that tokens are
+    coded one by one.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=24, pattern=r"^[a-z_]+(\.\d{1,2})?$")]
     dtype: DType
     shape: Annotated[list[Annotated[int, Field(ge=1, le=1 << 24)]], Field(min_length=1, max_length=5)]
+    coding: Coding | None = None
+
+    @model_validator(mode="after")
+    def _may_be_coded(self) -> TensorMeta:
+        if self.coding is None or is_codable(self.dtype, len(self.shape)):
+            return self
+        raise ValueError("only floats of single tokens are coded")
+
+
+def is_codable(dtype: DType, dimensions: int) -> bool:
+    return dtype in ("float32", "bfloat16", "float16") and dimensions >= 3
 
 
 Tensors = Annotated[list[TensorMeta], Field(max_length=MAX_TENSORS)]
@@ -116,9 +133,9 @@ class Open(Request):
     `next` is where outputs go; None sends them to the client. `rollback` keeps what sliding-window layers need
     to roll back. `prefix` has a hash for every full block of the coming prompt, each covering the one before (see
     `Close`): the session begins with a copy of the longest run of blocks that an ended session left here, and
-    `Done.length` says how many positions that is; 0 if there is none. `donor` is the only peer that may bring the state
-    of a session that it holds; see `Transfer`. `near` are peers that will soon send here: links to them are opened
-    now, as far as that works, so that nobody has to wait for that later.
+    `Done.length` says how many positions that is; 0 if there is none. `coding` is one of the peer's record. `donor` is
+    the only peer that may bring the state of a session that it holds; see `Transfer`. `near` are peers that will soon
+    send here: links to them are opened now, as far as that works, so that nobody has to wait for that later.
     """
 
     type: Literal["open"] = "open"
@@ -130,6 +147,7 @@ class Open(Request):
     tokens: Annotated[int, Field(ge=1, le=1 << 32)]
     rollback: bool = False
     prefix: Prefix = []
+    coding: Coding | None = None
     previous: PeerIdText | None = None
     next: NextHop | None = None
     donor: PeerIdText | None = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from swarm.core.errors import PeerError, PeerTimeout, PeerUnreachable
+from swarm.wire.dialing import hosts_of, open_stream, reach
 from swarm.wire.link import Handler, Link, Source
 from swarm.wire.messages import Hello
 from swarm.wire.node_tasks import NodeTasks
@@ -119,8 +120,6 @@ class Switchboard:
     # dialling -----------------------------------------------------------------------------------------------------
 
     async def _dial(self, peer_id: str, addresses: tuple[str, ...]) -> Link:
-        from swarm.wire.dialing import open_stream, reach
-
         await reach(self._p2p, peer_id, addresses, _DIAL_TIMEOUT_S)
         link = await self._dial_direct(peer_id)
         if link is None:
@@ -131,8 +130,6 @@ class Switchboard:
 
     async def _dial_direct(self, peer_id: str) -> Link | None:
         """A link past p2pd; None where the other node offers none, or cannot be reached so."""
-        from swarm.wire.dialing import hosts_of, open_stream
-
         try:
             reader, writer = await open_stream(self._p2p, peer_id, SHORTCUT_STREAM, _DIAL_TIMEOUT_S)
         except PeerUnreachable:

@@ -1,13 +1,19 @@
-"""Tensors as bytes: C-contiguous, little-endian, in the order of their metadata, without copies where possible."""
+"""Tensors as bytes: C-contiguous, little-endian, in the order of their metadata, without copies where possible.
+
+Where the two ends have agreed on a coding, numbers of tokens travel in it, and in nothing else.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, Any
 
+from swarm.core.config import Coding
 from swarm.core.errors import PeerIncompatible
-from swarm.wire.messages import MAX_TENSORS, TensorMeta
+from swarm.wire.int8_blocks import code, decode
+from swarm.wire.messages import MAX_TENSORS, DType, TensorMeta, is_codable
 from swarm.wire.tensor_size import ITEM_BYTES, tensor_nbytes, tensors_nbytes
 
 if TYPE_CHECKING:
@@ -19,51 +25,96 @@ assert sys.byteorder == "little", "tensors travel little-endian; a big-endian ma
 Packed = tuple[list[TensorMeta], list[memoryview]]
 
 
-def pack(tensors: dict[str, torch.Tensor]) -> Packed:
-    """Metadata and bytes of `tensors`.
+def pack(tensors: dict[str, torch.Tensor], coding: Coding | None = None) -> Packed:
+    """Metadata and bytes of `tensors`, in the agreed coding.
 
     The views share memory with tensors that are contiguous and on the CPU: keep those unchanged until they are sent.
     """
+    assert len(tensors) <= MAX_TENSORS
+    metas: list[TensorMeta] = []
+    views: list[memoryview] = []
+    for name, tensor in tensors.items():
+        dtype: Any = str(tensor.dtype).removeprefix("torch.")
+        assert dtype in ITEM_BYTES, f"tensors of {tensor.dtype} do not travel"
+        used = _used(coding, dtype, tensor.dim())
+        metas.append(TensorMeta(name=name, dtype=dtype, shape=list(tensor.shape), coding=used))
+        if used is None:
+            views.append(_bytes(tensor))
+        else:
+            views += map(_bytes, code(tensor))
+    return metas, views
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """Few calls, since each of them costs many times its usual time after milliseconds of anything else."""
     import torch
 
-    assert len(tensors) <= MAX_TENSORS
-    metas, views = [], []
-    for name, tensor in tensors.items():
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        assert dtype in ITEM_BYTES, f"tensors of {tensor.dtype} do not travel"
-        meta = TensorMeta.model_construct(name=name, dtype=dtype, shape=list(tensor.shape))
-        flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-        metas.append(meta)
-        views.append(flat.numpy().data)
-    return metas, views
+    if tensor.device.type != "cpu" or tensor.requires_grad or not tensor.is_contiguous():
+        tensor = tensor.detach().to("cpu").contiguous()
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such type
+        tensor = tensor.view(torch.uint8)
+    array: Any = tensor.numpy()
+    return memoryview(array).cast("B")
+
+
+def _used(agreed: Coding | None, dtype: DType, dimensions: int) -> Coding | None:
+    return agreed if agreed is not None and is_codable(dtype, dimensions) else None
 
 
 def unpack(
     metas: Sequence[TensorMeta],
     payload: bytes | bytearray | memoryview,
     allowed: Collection[str] | None = None,
+    coding: Coding | None = None,
 ) -> dict[str, torch.Tensor]:
     """The tensors in `payload`, sharing its memory: it must stay as it is for as long as they are used.
 
     Raises:
-        PeerIncompatible: if names repeat or are not in `allowed`, or the sizes do not add up to the payload.
+        PeerIncompatible: if names repeat or are not in `allowed`, the sizes do not add up to the payload, or tensors
+            are coded otherwise than agreed.
     """
-    import torch
-
-    _check(metas, memoryview(payload).nbytes, allowed)
+    view = memoryview(payload)
+    _check(metas, view.nbytes, allowed)
+    _check_coding(metas, coding)
     tensors, offset = {}, 0
     for meta in metas:
         size = tensor_nbytes(meta)
-        part = memoryview(payload)[offset : offset + size]
+        part = view[offset : offset + size]
         if offset % ITEM_BYTES[meta.dtype]:
             part = memoryview(bytearray(part))  # torch wants aligned memory
-        if meta.dtype == "bool":
-            flat = torch.frombuffer(part, dtype=torch.uint8) != 0  # a bool with other bits set is undefined
-        else:
-            flat = torch.frombuffer(part, dtype=getattr(torch, meta.dtype))
-        tensors[meta.name] = flat.reshape(meta.shape)
+        tensors[meta.name] = _plain(meta, part) if meta.coding is None else _decoded(meta, part)
         offset += size
     return tensors
+
+
+def _plain(meta: TensorMeta, part: memoryview) -> torch.Tensor:
+    import torch
+
+    if meta.dtype == "bool":
+        flat = torch.frombuffer(part, dtype=torch.uint8) != 0  # a bool with other bits set is undefined
+    else:
+        flat = torch.frombuffer(part, dtype=getattr(torch, meta.dtype))
+    return flat.reshape(meta.shape)
+
+
+def _decoded(meta: TensorMeta, part: memoryview) -> torch.Tensor:
+    import torch
+
+    count = prod(meta.shape)
+    values = torch.frombuffer(part[:count], dtype=torch.int8)
+    scales = torch.frombuffer(bytearray(part[count:]), dtype=torch.float32)  # aligned
+    return decode(
+        values.reshape(meta.shape), scales.reshape(*meta.shape[:-1], -1), getattr(torch, meta.dtype)
+    )
+
+
+def _check_coding(metas: Sequence[TensorMeta], agreed: Coding | None) -> None:
+    for meta in metas:
+        wanted = _used(agreed, meta.dtype, len(meta.shape))
+        if meta.coding != wanted:
+            raise PeerIncompatible(
+                f"{meta.name} came as {meta.coding or meta.dtype}, agreed was {wanted or meta.dtype}"
+            )
 
 
 def _check(metas: Sequence[TensorMeta], payload_bytes: int, allowed: Collection[str] | None) -> None:

@@ -14,7 +14,13 @@ _CONTEXT = 8  # tokens decoded again with each new one, so that spaces between w
 
 
 class TextAssembler:
-    """Turns token ids into pieces of text, in order, ending before the first stop text."""
+    """Turns token ids into pieces of text, in order, ending before the first stop text.
+
+    Attributes:
+        text: all that has been handed out.
+        received: how many characters have come, those held back and those of a stop text included.
+        stopped_by: the stop text that ended it.
+    """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
         self._decode = decode
@@ -23,7 +29,13 @@ class TextAssembler:
         self._shown_ids = 0  # tokens whose text has been taken
         self._held = ""  # text that may be the beginning of a stop text
         self.text = ""
-        self.stopped = False
+        self.received = 0
+        self.stopped_by: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text has come; nothing is handed out any more."""
+        return self.stopped_by is not None
 
     def add(self, ids: Sequence[int]) -> str:
         """The text that these tokens complete."""
@@ -41,16 +53,17 @@ class TextAssembler:
         if full.endswith(_INCOMPLETE) and not final:
             return ""
         self._shown_ids = len(self._ids)
+        self.received += len(full) - len(known)
         return full[len(known) :]
 
     def _release(self, text: str, *, final: bool) -> str:
         if self.stopped:
             return ""
         text = self._held + text
-        found = [text.index(stop) for stop in self._stops if stop in text]
+        found = [(text.index(stop), stop) for stop in self._stops if stop in text]
         if found:
-            self.stopped = True
-            text, self._held = text[: min(found)], ""
+            end, self.stopped_by = min(found)
+            text, self._held = text[:end], ""
         else:
             keep = 0 if final else _stop_prefix(text, self._stops)
             text, self._held = text[: len(text) - keep], text[len(text) - keep :]

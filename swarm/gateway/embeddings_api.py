@@ -1,0 +1,63 @@
+"""OpenAI's embeddings, for models that come with a way to pool."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from starlette.types import Send
+from torch import Tensor
+
+from swarm.gateway.api_error import bad_request
+from swarm.gateway.body import Body, NewTokens, ShortText, Text, as_prompts
+from swarm.gateway.completions_api import Prompts, TokenIds, TokenPrompts
+from swarm.gateway.desk import Desk
+from swarm.gateway.door import Caller
+from swarm.gateway.pooling import Pooling
+from swarm.gateway.prompts import Prompter
+from swarm.gateway.watched_response import WatchedResponse, send_json
+
+
+class EmbeddingsRequest(Body):
+    """Texts, or token ids, to be made into vectors."""
+
+    model: Text
+    input: Annotated[Text, Field(min_length=1)] | Prompts | TokenIds | TokenPrompts
+    dimensions: NewTokens | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    user: ShortText | None = None
+
+
+class EmbeddingsResponse(WatchedResponse):
+    """Computes the vectors while it is being sent."""
+
+    def __init__(
+        self, desk: Desk, caller: Caller, prompter: Prompter, body: EmbeddingsRequest, pooling: Pooling
+    ) -> None:
+        super().__init__(caller)
+        self._desk = desk
+        self._prompter = prompter
+        self._body = body
+        self._pooling = pooling
+
+    async def answer(self, send: Send) -> None:
+        """Compute, and send the vectors."""
+        body = self._body
+        texts = await asyncio.to_thread(self._prompter.texts, as_prompts(body.input))
+        vectors = await self._desk.encode(self._pooling, texts)
+        if body.dimensions not in (None, len(vectors[0])):
+            raise bad_request(f"vectors of this model have {len(vectors[0])} numbers", "dimensions")
+        count = sum(map(len, texts))
+        data = [
+            {"object": "embedding", "index": index, "embedding": self._numbers(vector)}
+            for index, vector in enumerate(vectors)
+        ]
+        usage = {"prompt_tokens": count, "total_tokens": count}
+        await send_json(send, {"object": "list", "data": data, "model": body.model, "usage": usage}, {})
+
+    def _numbers(self, vector: Tensor) -> Any:
+        if self._body.encoding_format == "base64":
+            return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()
+        return vector.tolist()

@@ -1,0 +1,146 @@
+"""A gateway from its first look at the swarm to its last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import torch
+import uvicorn
+
+from swarm.client.model import SwarmModel
+from swarm.core.errors import NodeError
+from swarm.gateway.admission import Admission
+from swarm.gateway.app import build_app
+from swarm.gateway.config import GatewayConfig
+from swarm.gateway.desk import Desk
+from swarm.gateway.door import Door
+from swarm.gateway.meter import Meter
+from swarm.gateway.pooling import read_pooling
+from swarm.gateway.prompts import Prompter
+from swarm.gateway.routes import Gateway
+from swarm.gateway.vocabulary import Vocabulary
+from swarm.peer.ready import ReadyInfo, write_ready_file
+from swarm.shards.checkpoint_index import CheckpointIndex
+from swarm.shards.tokenizer import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+Ready = Callable[[ReadyInfo], None]
+_BACKLOG = 2048
+
+
+async def serve(config: GatewayConfig, on_ready: Ready) -> None:
+    """Serve until SIGINT or SIGTERM, which let running answers end; a second one ends them.
+
+    Raises:
+        ConfigError: a setting or the file of keys cannot be used.
+        ModelError: the model cannot be used, or has no tokenizer.
+        NodeError: the port is in use, or no peer can be reached.
+        SwarmUnavailable: nobody serves this model.
+    """
+    torch.set_num_threads(config.threads)
+    door = Door(config.keys)
+    with _listening(config.host, config.port) as listener, await asyncio.to_thread(_load, config) as model:
+        async with _gateway(config, model, door) as gateway:
+            await _run(config, gateway, listener, on_ready)
+
+
+def _load(config: GatewayConfig) -> SwarmModel:
+    return SwarmModel.from_pretrained(
+        config.model.name,
+        peers=config.peers,
+        dtype=config.dtype,
+        revision=config.model.revision,
+        token=config.model.token,
+        cache_dir=config.model.cache_dir,
+        config=config.client,
+    )
+
+
+@asynccontextmanager
+async def _gateway(config: GatewayConfig, model: SwarmModel, door: Door) -> AsyncIterator[Gateway]:
+    """A gateway that generates; its threads and its pulse end with the context."""
+    index = await asyncio.to_thread(CheckpointIndex.open, config.model)
+    name = config.name or index.short_name
+    tokenizer = await asyncio.to_thread(load_tokenizer, config.model)
+    vocabulary = Vocabulary(tokenizer, model.config, model.generation_config)
+    admission = Admission(config.sessions, config.queue)
+    meter = Meter(admission, model.stats)
+    desk = Desk(model, vocabulary, admission, meter)
+    pooling = await asyncio.to_thread(read_pooling, index.files.fetch)
+    gateway = Gateway(name, Prompter(vocabulary, name), desk, door, meter, pooling)
+    beating = asyncio.create_task(gateway.pulse.run())
+    try:
+        yield gateway
+    finally:
+        beating.cancel()
+        with suppress(asyncio.CancelledError):
+            await beating
+        await desk.close()
+
+
+async def _run(config: GatewayConfig, gateway: Gateway, listener: socket.socket, on_ready: Ready) -> None:
+    settings = uvicorn.Config(
+        build_app(gateway, config.max_body_bytes),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=max(1, round(config.drain_s)),
+    )
+    server = _Server(settings)
+    with _stopping(server, gateway.desk.admission):
+        host, port = listener.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        info = ReadyInfo("", (url,), gateway.name, None, os.getpid())
+        if config.ready_file is not None:
+            write_ready_file(config.ready_file, info)
+        on_ready(info)
+        await server.serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn would send them once more at its end, and a clean end would look like a death."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextmanager
+def _stopping(server: uvicorn.Server, admission: Admission) -> Iterator[None]:
+    """SIGINT and SIGTERM: first leave in order, then at once."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+        admission.close()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as exc:
+        raise NodeError(
+            f"cannot listen on {host} port {port}: {exc.strerror or exc}; choose another --port"
+        ) from exc
+    with listener:
+        yield listener

@@ -1,0 +1,84 @@
+"""What a stack computes before and between its layers (masks, rotary positions), done before the step is there.
+
+The received hidden state enters at the first layer of the span, so all that a stack does before it depends only on
+how much is cached. Right after a decode step, while others compute, the stack's own `forward` is run for the next
+token with layers that note what they are called with. When that token comes, the layers are called so at once.
+Measured on an AMD EPYC, three small layers after milliseconds of anything else: 0.27 of 2.1 ms.
+
+A stack may do something with the hidden state between its layers. So a shard looks ahead only if a trial gave exactly
+what the usual way gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from swarm.core.errors import SwarmError
+from swarm.shards.step import Step, StepTensors
+
+if TYPE_CHECKING:
+    from swarm.shards.session import ShardSession
+    from swarm.shards.shard import Shard
+
+_CANNOT_RUN = (SwarmError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError)
+_TRIAL = (5, 1, 1, 2, 1, 1)  # tokens of its steps
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """How the layers of a span are to be called for one token at position `length`."""
+
+    length: int
+    calls: tuple[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]], ...]
+
+    def fits(self, step: Step, length: int) -> bool:
+        """Whether `step` is that token: one row, nothing reordered, nothing padded, no positions of its own."""
+        tensors = step.tensors
+        plain = step.select_rows is None and tensors.mask is None and tensors.positions is None
+        return plain and tensors.hidden.shape[:2] == (1, 1) and step.start == length == self.length
+
+    def run(self, hidden: Tensor) -> Tensor:
+        """The hidden state after the span."""
+        for layer, args, kwargs in self.calls:
+            given = (hidden, *args[1:]) if args else ()
+            hidden = layer(*given, **(kwargs if args else {**kwargs, "hidden_states": hidden}))
+        return hidden
+
+
+def can_look_ahead(shard: Shard) -> bool:
+    """Whether steps that were prepared give exactly what others give, for all layers of the shard together."""
+    if not _is_plain(shard):
+        return False
+    usual, ahead = (shard.open(shard.span, rollback=True) for _ in range(2))
+    dice = torch.Generator().manual_seed(0)
+    start = 0
+    try:
+        for number, tokens in enumerate(_TRIAL):
+            example = shard.example(shard.span, tokens=tokens)
+            states = torch.randn(example.hidden.shape, generator=dice).to(example.hidden.dtype)
+            step = Step(number, start, StepTensors(states))
+            expected, found = usual.apply(step).hidden, _prepared_apply(ahead, step)
+            if not torch.equal(expected, found):
+                return False
+            start += tokens
+    except _CANNOT_RUN:
+        return False
+    return True
+
+
+def _is_plain(shard: Shard) -> bool:
+    traits, call = shard.traits, shard.call
+    more = traits.needs_token_ids or traits.needs_embeds or traits.per_layer_width
+    recurs = not traits.chunkable or not traits.croppable
+    return not (more or recurs or call.returns_tuple or shard.boundary.axis)
+
+
+def _prepared_apply(session: ShardSession, step: Step) -> Tensor:
+    if step.start:
+        session.prepare_next()
+    return session.apply(step).hidden

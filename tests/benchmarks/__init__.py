@@ -1,1 +1,0 @@
-"""Benchmarks: each runs its yardstick in the same run and prints ratios. Not part of the suite."""
