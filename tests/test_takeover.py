@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from swarm.core.config import PeerLimits
 from swarm.core.span import Span
@@ -185,3 +186,43 @@ def test_without_anybody_to_take_over_the_peer_serves_on_and_later_comers_are_fo
         lab.check_exact(input_ids=prompt())
         assert (lab.stats.handovers, lab.stats.failovers) == (1, 0)
         assert lab.peers["b"].service.load.computed_tokens > 0
+
+
+def run_four_sessions(lab: Lab, moves: int) -> list[list[torch.Tensor]]:
+    """The outputs of 30 steps of four sessions at once, while peers leave and come back so many times."""
+    sessions = [lab.open() for _ in range(4)]
+    inputs = [hidden(35, seed=seed) for seed in range(4)]
+    outputs: list[list[torch.Tensor]] = [[] for _ in sessions]
+
+    async def step(index: int, number: int, start: int, end: int) -> None:
+        tensors = StepTensors(inputs[index][:, start:end])
+        outputs[index].append(await sessions[index].chain.step(Step(number, start, tensors), 1))
+
+    async def step_all(number: int, start: int, end: int) -> None:
+        await asyncio.gather(*(step(i, number, start, end) for i in range(len(sessions))))
+
+    lab.do(step_all(0, 0, 6))
+    for n in range(29):
+        if n < moves:
+            leaving = "ABC"[n % 3] if n // 3 % 2 == 0 else "abc"[n % 3]
+            for name, peer in lab.peers.items():
+                peer.service._control.draining = name == leaving
+            lab.peers[leaving].service.drain()
+        lab.do(step_all(n + 1, n + 6, n + 7))
+        lab.do(asyncio.sleep(0.1))
+    for session in sessions:
+        session.close()
+    return outputs
+
+
+def test_twenty_moves_under_four_sessions_change_nothing_and_compute_nothing_again() -> None:
+    with Lab() as undisturbed:
+        serve_twice(undisturbed)
+        expected = run_four_sessions(undisturbed, 0)
+    with Lab() as lab:
+        serve_twice(lab)
+        found = run_four_sessions(lab, 20)
+        check_moved(lab, 20 * 4)
+        assert computed(lab) == dict.fromkeys("ABC", 4 * 35)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(torch.cat(one, dim=1), torch.cat(other, dim=1))
