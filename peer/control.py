@@ -1,4 +1,4 @@
-"""Control messages of clients: open, relink, replay, inspect, close.
+"""Control messages of clients: open, relink, replay, transfer, inspect, close.
 
 Each runs as a task of its own, because opening may wait for room and dialling takes a round trip; the link's reader
 never waits for them. Every request is answered by `Done` or `Failed`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from swarm.core.errors import (
@@ -23,13 +23,16 @@ from swarm.core.errors import (
 )
 from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.core.span import Span
-from swarm.peer.departure import Onward
+from swarm.peer.arrival import Arrival
+from swarm.peer.departure import Onward, tell_client
 from swarm.peer.link_watch import LinkWatch
 from swarm.peer.offer import Offer
 from swarm.peer.sessions import HopSession, SessionTable
 from swarm.peer.stepping import Stepping
+from swarm.peer.transfer import Receiver, Sender
 from swarm.peer.worker import Worker
 from swarm.shards.session import ShardSession
+from swarm.shards.session_state import StateWriter
 from swarm.shards.step import StepTensors
 from swarm.wire.dialer import Dialer
 from swarm.wire.failures import failed_of
@@ -39,12 +42,15 @@ from swarm.wire.messages import (
     Done,
     Failed,
     Inspect,
+    Leaving,
     NextHop,
     Open,
     Relink,
     Replay,
     ReplayInfo,
     Request,
+    StateEnd,
+    Transfer,
 )
 from swarm.wire.tensors import pack
 
@@ -55,7 +61,13 @@ class Control:
     """Answers control messages. `draining` is set when the peer takes no new sessions."""
 
     def __init__(
-        self, node: Dialer, offer: Offer, worker: Worker, stepping: Stepping, watch: LinkWatch
+        self,
+        node: Dialer,
+        offer: Offer,
+        worker: Worker,
+        stepping: Stepping,
+        watch: LinkWatch,
+        receiver: Receiver,
     ) -> None:
         self._node = node
         self._offer = offer
@@ -63,6 +75,8 @@ class Control:
         self._worker = worker
         self._stepping = stepping
         self._watch = watch
+        self._sender = Sender(worker)
+        self._receiver = receiver
         self.draining = False
 
     async def answer(self, link: Link, message: Request) -> None:
@@ -85,6 +99,10 @@ class Control:
                 return await self._relink(link, message)
             case Replay():
                 return await self._replay(link, message)
+            case Transfer():
+                return await self._transfer(link, message)
+            case StateEnd():
+                return await self._receiver.finish(link, message)
             case Inspect():
                 return self._state(message.request, self._table.controlled_by(link.peer_id, message.session))
             case Close():
@@ -102,25 +120,34 @@ class Control:
         if self.draining:
             raise PeerBusy("this peer is leaving and takes no new sessions")
         with self._table.opening(message.session, link, message.tokens) as opening:
-            next_link = await self._dial(message.next)
+            next_link, *_ = await asyncio.gather(self._dial(message.next), *map(self._greet, message.near))
             self._kept(
                 link.peer_id, message
             )  # counts as used: what it needs is not the first to make room for it
             await self._table.reserve(opening)
+            shard = self._offer.shard.open(Span(message.start, message.end), rollback=message.rollback)
+            donor = message.donor
             session = HopSession(
                 id=message.session,
                 client=link,
-                shard=self._offer.shard.open(Span(message.start, message.end), rollback=message.rollback),
+                shard=shard,
                 previous=message.previous,
                 next=message.next,
                 next_link=next_link,
                 reserved=message.tokens,
                 last_used_s=asyncio.get_running_loop().time(),
                 coding=message.coding,
+                arrival=None if donor is None else Arrival(donor, StateWriter(shard, message.tokens)),
             )
             self._table.add(session)
+        await self._say_if_leaving(session)
         length = self._begin(session, message)
         return self._state(message.request, session).model_copy(update={"length": length})
+
+    async def _say_if_leaving(self, session: HopSession) -> None:
+        """The peer may have begun to drain while the session was opened."""
+        if self.draining:
+            await tell_client(session.client, Leaving(session=session.id))
 
     def _begin(self, session: HopSession, message: Open) -> int:
         """Let a new session begin with what an ended one left; its length. The copy runs before the first step."""
@@ -176,6 +203,10 @@ class Control:
         self._watch.add(link)
         return link
 
+    async def _greet(self, hop: NextHop) -> None:
+        with suppress(PeerError):  # it will try from its side
+            await self._dial(hop)
+
     async def _replay(self, link: Link, message: Replay) -> Done:
         session = self._table.controlled_by(link.peer_id, message.session)
         if session.next is None:
@@ -203,6 +234,13 @@ class Control:
             await self._stepping.send_step(session, packed, Onward(number, start, replay=info))
         session.last_used_s = asyncio.get_running_loop().time()
         return state
+
+    async def _transfer(self, link: Link, message: Transfer) -> Done:
+        session = self._table.controlled_by(link.peer_id, message.session)
+        with _acting(session):
+            target = await self._dial(message.to)
+            assert target is not None
+            return await self._sender.send(session, target, message)
 
     def _close(self, link: Link, message: Close) -> Done:
         self._table.withdraw(message.session, link.peer_id)

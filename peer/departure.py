@@ -20,6 +20,7 @@ from swarm.wire.link import Link
 from swarm.wire.messages import (
     FailureKind,
     HopTiming,
+    Leaving,
     Message,
     Output,
     Replayed,
@@ -129,7 +130,7 @@ def failed(
 
 
 async def tell_client(
-    link: Link, message: Output | Replayed | StepFailed, payload: Sequence[memoryview] = ()
+    link: Link, message: Output | Replayed | StepFailed | Leaving, payload: Sequence[memoryview] = ()
 ) -> None:
     """Send to a client; a client that is gone needs no answer, its sessions end with its link."""
     try:

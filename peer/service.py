@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from swarm.core.errors import PeerBusy, RequestError
 from swarm.peer.control import Control, sweep_idle
 from swarm.peer.crew import Crew
+from swarm.peer.departure import tell_client
 from swarm.peer.executor import Executor
 from swarm.peer.link_watch import LinkWatch
 from swarm.peer.offer import Offer
 from swarm.peer.sessions import SessionTable
 from swarm.peer.stepping import Stepping
+from swarm.peer.transfer import Receiver
 from swarm.peer.worker import Finished, Worker
 from swarm.wire.dialer import Dialer
 from swarm.wire.link import Link
-from swarm.wire.messages import Message, Request, StepFailed, StepMessage
+from swarm.wire.messages import Leaving, Message, Request, StatePart, StepFailed, StepMessage
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,8 @@ class Service:
         self._worker = Worker(executor, self._deliver, sessions.limits.batch_tokens, together=together)
         self._stepping = Stepping(node.peer_id, offer, sessions, self._worker, self._crew)
         self._watch = LinkWatch(self._link_ended)
-        self._control = Control(node, offer, self._worker, self._stepping, self._watch)
+        self._receiver = Receiver(offer, sessions, self._worker)
+        self._control = Control(node, offer, self._worker, self._stepping, self._watch, self._receiver)
         self._crew.start(sweep_idle(sessions, self._stepping))
 
     def _deliver(self, finished: Finished) -> None:
@@ -75,6 +78,8 @@ class Service:
         match message:
             case StepMessage():
                 return self._stepping.receive(link, message, payload)
+            case StatePart():
+                return self._receiver.receive(link, message, payload)
             case Request():
                 self._watch.add(link)
                 self._crew.start(self._control.answer(link, message))
@@ -92,8 +97,10 @@ class Service:
         self._stepping.next_left(link)
 
     def drain(self) -> None:
-        """Take no new sessions from now on."""
+        """Take no new sessions from now on, and ask the clients of the others to move them."""
         self._control.draining = True
+        for session in self.sessions:
+            self._crew.start(tell_client(session.client, Leaving(session=session.id)))
 
     async def emptied(self, within_s: float) -> bool:
         """Wait until no session is left; False if the time ran out."""

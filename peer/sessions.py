@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from swarm.core.config import Coding, PeerLimits
 from swarm.core.errors import PeerBusy, PeerUnreachable, RequestError, SessionBehind, SessionLost
 from swarm.peer.allowance import Allowance
+from swarm.peer.arrival import Arrival
 from swarm.peer.kv_pool import KVPool
 from swarm.peer.prefix_store import PrefixStore
 from swarm.shards.session import ShardSession
@@ -41,6 +42,7 @@ class HopSession:
         reporting: whether a failure of the next hop is on its way to the client.
         leaving: held by whatever is sent on; a replay holds it from its first piece to its last.
         departing: outputs that wait for `leaving`.
+        arrival: the state that another peer brings, until all of it is there.
     """
 
     id: bytes
@@ -59,6 +61,7 @@ class HopSession:
     reporting: bool = False
     leaving: asyncio.Lock = field(default_factory=asyncio.Lock)
     departing: int = 0
+    arrival: Arrival | None = None
     closed: bool = False
 
     @property
@@ -217,6 +220,10 @@ class SessionTable:
         if found is None or sender not in (found.client.peer_id, found.previous):
             raise SessionLost("there is no such session here: it was closed, or this peer was restarted")
         return found
+
+    def find(self, session: bytes) -> HopSession | None:
+        """The session of this id, whoever owns it."""
+        return self._sessions.get(session)
 
     def of_client(self, link: Link) -> list[HopSession]:
         return [s for s in self._sessions.values() if s.client is link]

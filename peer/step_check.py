@@ -41,6 +41,24 @@ def check_step(
     return StepTensors.from_named(tensors)
 
 
+def check_state(
+    tensors: dict[str, torch.Tensor], offer: Offer, limits: PeerLimits
+) -> dict[str, torch.Tensor]:
+    """Rows and values of a part of a session's state; names and shapes are the shard's to check.
+
+    Raises:
+        RequestError: naming what is wrong.
+    """
+    for name, tensor in tensors.items():
+        if tensor.shape[0] > limits.max_batch_rows:
+            raise RequestError(
+                f"{tensor.shape[0]} rows in one session, at most {limits.max_batch_rows} are allowed (--max-batch-rows)"
+            )
+        if name == "positions":
+            _check_positions(0, tensor, offer.position_rows)
+    return tensors
+
+
 def _check_one(name: str, tensor: torch.Tensor, leading: tuple[int, int], offer: Offer) -> None:
     if not name.startswith("carry.") and name not in offer.tensors:
         raise RequestError(f"this model takes no tensor {name!r}")

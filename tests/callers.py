@@ -101,7 +101,7 @@ class Caller:
         """Send any message; the newest one that came back, if any did."""
         before = len(self.received)
         self.lab.do(self.link.send(message, payload))
-        self.lab.do(asyncio.sleep(0.01))  # a device may wait a moment for the rest of a batch
+        self.lab.do(asyncio.sleep(0.3))  # a device may wait for the rest of a batch, as long as a batch takes
         self.lab.settle()
         return self.received[-1][0] if len(self.received) > before else None
 

@@ -151,21 +151,6 @@ def test_a_hop_that_hangs_is_replaced(
         hung[0].resume()
 
 
-def test_a_hop_that_is_asked_to_leave_serves_its_session_to_the_end(
-    twins: TwinSwarm, model: SwarmModel, local: Any
-) -> None:
-    left: list[PeerProcess] = []
-
-    def leave() -> None:
-        left.extend(hop_peers(twins, model, (1,)))
-        left[0].terminate()
-
-    expected = generate(local, "greedy", NEW_TOKENS)
-    assert torch.equal(generate(model, "greedy", NEW_TOKENS, KILL_AT, leave), expected)
-    assert model.stats.failovers == 0
-    assert left[0].wait(20.0) == 0
-
-
 def test_all_cache_is_free_again_after_all_this(twins: TwinSwarm) -> None:
     twins.complete()
     assert wait_all_free(twins.gateway.addresses)

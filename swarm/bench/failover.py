@@ -1,6 +1,7 @@
-"""How long generation stands still when a hop dies or hangs: the longest gap between two tokens, per hop.
+"""How long generation stands still when a hop dies, hangs or leaves: the longest gap between two tokens, per hop.
 
-Every span is served twice. The hop in use is killed (SIGKILL) or stopped (SIGSTOP) in the middle, its twin takes over.
+Every span is served twice. The hop in use is killed (SIGKILL), stopped (SIGSTOP) or asked to leave (SIGTERM) in the
+middle, its twin takes over; one that leaves hands its state to the twin, and nothing is computed again.
 Beside the stall stands what recomputing the past in the lost layers costs at least: their prefill, by the local model.
 """
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from swarm.bench.lab import SERVE_OPTIONS, Lab, cut
 from swarm.bench.local_swarm import LocalPeer, LocalSwarm
 from swarm.bench.plan import Plan
-from swarm.bench.ratios import stall
+from swarm.bench.ratios import longest_gap, stall
 from swarm.bench.report import Column, Figure, Report, Row
 from swarm.bench.timed import Timed, timed
 from swarm.bench.turns import differences, round_name
@@ -28,10 +29,12 @@ COLUMNS = (
     Column("who", "failover"),
     Column("stall_s", "stall, s", 3),
     Column("longest_s", "longest", 3),
+    Column("gap_ratio", "longest gap / median gap", 1),
     Column("prefill_s", "lost layers' prefill, s", 3),
     Column("ratio", "stall / prefill"),
 )
-_WAYS = {"killed": LocalSwarm.kill, "hung": LocalSwarm.suspend}
+_WAYS = {"killed": LocalSwarm.kill, "hung": LocalSwarm.suspend, "left": LocalSwarm.ask_to_leave}
+LEAVE_S = 30.0
 
 
 class Twins:
@@ -95,7 +98,7 @@ def failover(lab: Lab, plan: Plan) -> Report:
     problems = [line for case in cases for line in differences(struck[case], local[case])]
     return Report(
         "failover",
-        f"Stall when one of {plan.peers} hops is lost after {length} tokens and {plan.tokens // 2} new ones",
+        f"Stall when one of {plan.peers} hops is lost or leaves after {length} tokens and {plan.tokens // 2} new ones",
         COLUMNS,
         tuple(rows),
         Figure("who", ("stall_s",), "stall, seconds", reference="prefill_s"),
@@ -105,13 +108,21 @@ def failover(lab: Lab, plan: Plan) -> Report:
 
 def _strike(twins: Twins, case: tuple[str, int], ids: Tensor, tokens: int) -> Timed:
     way, position = case
-    strike: Callable[[LocalSwarm, LocalPeer], None] = _WAYS[way]
+    act: Callable[[LocalSwarm, LocalPeer], None] = _WAYS[way]
+    struck: list[LocalPeer] = []
+
+    def strike() -> None:
+        struck.append(twins.hop(model, position))
+        act(twins.swarm, struck[0])
+
     with twins.complete() as model:
-        run = timed(
-            model, ids, tokens, at=(tokens // 2, lambda: strike(twins.swarm, twins.hop(model, position)))
-        )
-        if not model.stats.failovers:
+        run = timed(model, ids, tokens, at=(tokens // 2, strike))
+        stats = model.stats
+        noticed = stats.handovers and not stats.failovers if way == "left" else stats.failovers
+        if not noticed:
             raise SwarmError(f"hop {position + 1} was {way}, and no session noticed: give more --tokens")
+    if way == "left":
+        struck[0].process.wait(LEAVE_S)
     return run
 
 
@@ -124,6 +135,7 @@ def _row(case: tuple[str, int], struck: list[Timed], prefills: list[float]) -> R
         "hop": position + 1,
         "stall_s": median(stalls),
         "longest_s": max(stalls),
+        "gap_ratio": median(longest_gap(run.times) for run in struck),
         "stalls_s": tuple(stalls),
         "prefill_s": median(prefills),
         "ratio": median(a / b for a, b in zip(stalls, prefills, strict=True)),

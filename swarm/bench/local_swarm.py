@@ -137,6 +137,10 @@ class LocalSwarm:
         self._note_helpers()
         peer.process.kill()
 
+    def ask_to_leave(self, peer: LocalPeer) -> None:
+        """Let the peer hand over its sessions and end (SIGTERM)."""
+        peer.process.send_signal(signal.SIGTERM)
+
     def suspend(self, peer: LocalPeer) -> None:
         """Stop the peer's process in its tracks (SIGSTOP); its p2pd runs on, as with a hung interpreter."""
         peer.process.send_signal(signal.SIGSTOP)

@@ -42,6 +42,12 @@ def stall(times: Sequence[float]) -> float:
     return max(gaps) - median(gaps)
 
 
+def longest_gap(times: Sequence[float]) -> float:
+    """The longest gap between two moments, in usual ones."""
+    gaps = [b - a for a, b in pairwise(times)]
+    return max(gaps) / median(gaps)
+
+
 def percentile(values: Sequence[float], percent: int) -> float:
     """The smallest of the values that so many percent of them do not exceed."""
     return sorted(values)[-(-len(values) * percent // 100) - 1]

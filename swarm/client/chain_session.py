@@ -25,6 +25,7 @@ from swarm.client.pieces import cut, wanted_from
 from swarm.client.profile import StepProfile
 from swarm.client.repair import Past, Rebuild, Repairer, find_gap
 from swarm.client.shared import LoadedModel, Shared
+from swarm.client.takeover import Takeover
 from swarm.client.trouble import Trouble
 from swarm.client.waiting import PROBE_TIMEOUT_S
 from swarm.core.errors import NextUnreachable, PeerError, RequestError
@@ -58,7 +59,8 @@ class ChainSession:
         self._max_tokens = max_tokens
         self._rollback = rollback
         self._history = History()
-        self._repairer = Repairer(shared, model.dtype, only)
+        self._repairer = Repairer(shared, model.dtype, self._begin_takeover, only)
+        self._takeover = Takeover(shared, self._repairer, self)
         self._courier = Courier(shared)
         self._precision: str | None = None
         self._recorded = -1
@@ -66,8 +68,8 @@ class ChainSession:
         self._hashes = BlockHashes(shared.config.coding)
         self._may_reuse = True
         self._is_settled = False  # the last step was answered: all hops have run it
-        self._turn = asyncio.Lock()  # an interrupted step may still take its leave when the next one comes
         self._answered = False
+        self.turn = asyncio.Lock()  # an interrupted step may still take its leave when the next one comes
         self.hops: list[RemoteHop] = []
 
     @property
@@ -82,7 +84,7 @@ class ChainSession:
             RequestError: if the request is impossible.
             SwarmUnavailable: if layers stay unserved until the deadline; the session can be resumed afterwards.
         """
-        async with self._turn:
+        async with self.turn:
             self._is_settled = False
             self._record(step)
             trouble = Trouble(self._shared.config.unavailable_timeout_s)
@@ -112,12 +114,26 @@ class ChainSession:
 
     async def close(self) -> None:
         """End the sessions on all hops; these may keep what they have cached, unless a step is half done."""
+        await self._takeover.stop()
         hops, self.hops = self.hops, []
         prefix = self._prefix() if self._is_settled else ()
         if hops and prefix:
             chain = Chain(tuple(Hop(hop.peer_id, hop.span) for hop in hops), 0.0, hops[0].precision)
             self._shared.routes.remember(prefix, chain)
         await self._repairer.close(hops, prefix)
+
+    def shape(self) -> SessionShape:
+        """What the hops of this session are opened with, now that so much is behind it."""
+        return SessionShape(
+            model_uid=self._shared.model_uid,
+            tokens=self._history.rows * max(self._max_tokens, self._history.length),
+            rollback=self._rollback,
+            timeout_s=self._shared.config.open_timeout_s,
+            coding=self._shared.config.coding,
+        )
+
+    def _begin_takeover(self) -> None:
+        self._takeover.begin()
 
     def _prefix(self) -> tuple[bytes, ...]:
         """The hashes of what is cached or to come; none for sessions whose past nobody can continue."""
@@ -147,14 +163,7 @@ class ChainSession:
         if self.hops and find_gap(self.hops) is None:
             return
         give_up_s = trouble.begin(_now_s()) + self._shared.config.unavailable_timeout_s
-        rows = step.tensors.rows
-        shape = SessionShape(
-            model_uid=self._shared.model_uid,
-            tokens=rows * max(self._max_tokens, self._history.length),
-            rollback=self._rollback,
-            timeout_s=self._shared.config.open_timeout_s,
-            coding=self._shared.config.coding,
-        )
+        shape = self.shape()
         if self._answered:
             self._shared.stats.failovers += 1
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from swarm.core.config import Coding
@@ -12,7 +12,7 @@ from swarm.core.errors import PeerError
 from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.core.span import Span
 from swarm.wire.link import Link
-from swarm.wire.messages import Close, Done, Inspect, NextHop, Open, Relink, Replay
+from swarm.wire.messages import Close, Done, Inspect, NextHop, Open, Relink, Replay, Transfer
 
 _UNANSWERED = (1 << 53) - 1  # a request number that no link reaches
 _DISMISS_S = 1.0
@@ -22,7 +22,8 @@ _DISMISS_S = 1.0
 class SessionShape:
     """What every hop of a session is opened with.
 
-    `tokens` are token rows, `prefix` hashes the blocks to come, `coding` is how activations travel.
+    `tokens` are token rows, `prefix` hashes the blocks to come, `coding` is how activations travel, `donor` is the hop
+    whose peer will bring the session's state, `before` the one that will send steps.
     """
 
     model_uid: str
@@ -31,15 +32,18 @@ class SessionShape:
     timeout_s: float
     prefix: tuple[bytes, ...] = ()
     coding: Coding | None = None
+    donor: RemoteHop | None = None
+    before: RemoteHop | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class RemoteHop:
     """A session of ours on one peer.
 
     Attributes:
         relayed: its output comes to the client, which carries it to the next hop, because the peers cannot reach
             each other (or because it is the last hop).
+        leaving: the peer asked for this session to be moved elsewhere; `on_leaving` is called when it does.
         lost: the peer died, or forgot the session.
         reused: positions the session began with, because the peer had kept them.
     """
@@ -52,6 +56,8 @@ class RemoteHop:
     relayed: bool = False
     lost: bool = False
     reused: int = 0
+    leaving: bool = False
+    on_leaving: Callable[[], None] | None = None
 
     @property
     def peer_id(self) -> str:
@@ -85,6 +91,8 @@ class RemoteHop:
                 coding=shape.coding,
                 previous=previous,
                 next=following.as_next() if following is not None else None,
+                donor=shape.donor.peer_id if shape.donor is not None else None,
+                near=[hop.as_next() for hop in (shape.donor, shape.before) if hop is not None],
             ),
             timeout_s=shape.timeout_s,
         )
@@ -100,6 +108,11 @@ class RemoteHop:
     async def replay(self, until: int, chunk: int, timeout_s: float) -> Done:
         """Have the peer send its kept outputs to its next hop; answers with how far they go."""
         message = Replay(request=0, session=self.session, until=until, chunk=chunk)
+        return await self.link.request(message, timeout_s=timeout_s)
+
+    async def transfer(self, target: RemoteHop, timeout_s: float) -> Done:
+        """Have the peer hand the session's state to the session `target`; answers with how far it goes."""
+        message = Transfer(request=0, session=self.session, to=target.as_next())
         return await self.link.request(message, timeout_s=timeout_s)
 
     async def inspect(self, timeout_s: float) -> Done:

@@ -7,13 +7,14 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from swarm.client.hop import RemoteHop
 from swarm.core.config import Coding
 from swarm.core.errors import PeerIncompatible, PeerUnreachable, RequestError, SwarmError
 from swarm.wire.failures import error_of
 from swarm.wire.link import Link
-from swarm.wire.messages import HopTiming, Message, Output, Replayed, StepFailed
+from swarm.wire.messages import HopTiming, Leaving, Message, Output, Replayed, StepFailed
 from swarm.wire.tensors import unpack
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Inbox:
         self._coding = coding
         self._expected: dict[tuple[bytes, int | None], Expectation] = {}
         self._watched: set[Link] = set()
+        self._hops: WeakValueDictionary[bytes, RemoteHop] = WeakValueDictionary()
 
     def expect(
         self, source: RemoteHop, number: int | None, hops: Iterable[RemoteHop], start: int | None = None
@@ -115,8 +117,21 @@ class Inbox:
                 self._answered(link, message, payload)
             case StepFailed():
                 self._failed(link, message)
+            case Leaving():
+                self._leaves(link, message)
             case _:
                 raise RequestError(f"a client expects no {type(message).__name__}")
+
+    def introduce(self, hop: RemoteHop) -> None:
+        """Let this hop hear when its peer wants to leave, for as long as somebody else holds it."""
+        self._hops[hop.session] = hop
+
+    def _leaves(self, link: Link, message: Leaving) -> None:
+        hop = self._hops.get(message.session)
+        if hop is not None and hop.peer_id == link.peer_id:
+            hop.leaving = True
+            if hop.on_leaving is not None:
+                hop.on_leaving()
 
     def _answered(self, link: Link, message: Output | Replayed, payload: memoryview) -> None:
         start = message.start if isinstance(message, Output) else None

@@ -36,6 +36,8 @@ class ChainWish:
         precision: the only one to use; None takes the cheapest one of this dtype.
         only: the only peers to use; None allows all.
         coding: how activations are coded on the wire; None if they are not.
+        together: layers that one peer must serve; None: those that this model cannot divide.
+        without: peers that are not to be used.
     """
 
     tokens: int
@@ -45,6 +47,8 @@ class ChainWish:
     precision: str | None = None
     only: frozenset[str] | None = None
     coding: Coding | None = None
+    together: Span | None = None
+    without: frozenset[str] = frozenset()
 
 
 class NavigatorNode(Dialer, Protocol):
@@ -178,9 +182,9 @@ class Navigator:
             tokens=request.tokens,
             precision=precision,
             coding=request.coding,
-            avoid=self._breaker.open_peers(_now_s()),
+            avoid=self._breaker.open_peers(_now_s()) | request.without,
             only=request.only,
-            together=self.together,
+            together=request.together or self.together,
         )
 
     def _check_size(self, span: Span, tokens: int) -> None:

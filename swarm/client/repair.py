@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from swarm.client.hop import RemoteHop, SessionShape
@@ -66,13 +66,21 @@ class Repairer:
     """Opens hops for one session.
 
     Args:
+        on_leaving: called when the peer of one of them wants to leave.
         only: the only peers to use; None allows all.
     """
 
-    def __init__(self, shared: Shared, dtype: str, only: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        dtype: str,
+        on_leaving: Callable[[], None],
+        only: frozenset[str] | None = None,
+    ) -> None:
         self._shared = shared
-        self._dtype = dtype
-        self._only = only
+        self._on_leaving = on_leaving
+        self.dtype = dtype
+        self.only = only
         self._broken_edges: set[tuple[str, str]] = set()
 
     async def mend_edge(self, hops: Sequence[RemoteHop], victim: RemoteHop, timeout_s: float) -> None:
@@ -103,20 +111,20 @@ class Repairer:
         """
         wish = ChainWish(
             tokens=shape.tokens,
-            dtype=self._dtype,
+            dtype=self.dtype,
             precision=precision,
             coding=shape.coding,
-            only=self._only,
+            only=self.only,
         )
         known = self._shared.routes.find(shape.prefix)
         if known is not None and self._shared.navigator.still_serves(known, wish):
             try:
-                return await self._open(known, shape, None, None)
+                return await self.open(known, shape, None, None)
             except PeerError:
                 self._shared.routes.forget(known)
                 raise
         chain = await self._shared.navigator.wait_for_plan(Span(0, self._shared.layers), wish, give_up_s)
-        return await self._open(chain, shape, None, None)
+        return await self.open(chain, shape, None, None)
 
     async def fill(
         self, hops: list[RemoteHop], shape: SessionShape, past: Past, give_up_s: float
@@ -135,29 +143,34 @@ class Repairer:
             raise Rebuild
         wish = ChainWish(
             tokens=shape.tokens,
-            dtype=self._dtype,
+            dtype=self.dtype,
             source=before.peer_id if before else None,
             sink=after.peer_id if after else None,
             precision=hops[0].precision,
             coding=shape.coding,
-            only=self._only,
+            only=self.only,
         )
         chain = await self._shared.navigator.wait_for_plan(gap.span(hops), wish, give_up_s)
-        new = await self._open(chain, shape, before, after)
+        new = await self.open(chain, shape, before, after)
         repaired = [*hops[: gap.first], *new, *hops[gap.last + 1 :]]
         try:
             if any(hop.relayed for hop in (new if after else new[:-1])) or self._is_broken(before, new[0]):
                 raise Rebuild
-            await self._link(repaired, gap.first, len(new), shape.timeout_s)
+            await self.link(repaired, gap.first, len(new), shape.timeout_s)
             await self._replay(before, new, past)
         except BaseException:
-            await self._dismiss(new)
+            await self.dismiss(new)
             raise
         return repaired
 
-    async def _open(
+    async def open(
         self, chain: Chain, shape: SessionShape, before: RemoteHop | None, after: RemoteHop | None
     ) -> list[RemoteHop]:
+        """Sessions on the peers of a chain, between these neighbours, who do not know them yet.
+
+        Raises:
+            PeerError: if a peer fails; no session is left open then.
+        """
         new = [await self._connect(hop.peer_id, hop.span, chain.precision) for hop in chain.hops]
         previous = [before, *new[:-1]]
         following = [*new[1:], after]
@@ -173,7 +186,7 @@ class Repairer:
                 if isinstance(result, BaseException):
                     raise result
         except BaseException:
-            await self._dismiss(new)
+            await self.dismiss(new)
             raise
         for hop in new:
             self._shared.navigator.worked(hop.peer_id)
@@ -184,7 +197,9 @@ class Repairer:
         link = await self._shared.node.connect(
             peer_id, addresses, timeout_s=self._shared.config.open_timeout_s
         )
-        return RemoteHop(link, span, precision, addresses)
+        hop = RemoteHop(link, span, precision, addresses, on_leaving=self._on_leaving)
+        self._shared.inbox.introduce(hop)
+        return hop
 
     async def _open_one(
         self, hop: RemoteHop, shape: SessionShape, before: RemoteHop | None, after: RemoteHop | None
@@ -202,25 +217,29 @@ class Repairer:
     def _is_broken(self, before: RemoteHop | None, hop: RemoteHop) -> bool:
         return before is not None and (before.peer_id, hop.peer_id) in self._broken_edges
 
-    async def _link(self, hops: Sequence[RemoteHop], first: int, count: int, timeout_s: float) -> None:
+    async def link(self, hops: Sequence[RemoteHop], first: int, count: int, timeout_s: float) -> None:
         """Make the neighbours of the new hops `[first, first + count)` know them.
 
         Raises:
             Rebuild: if one of them cannot reach its next hop.
         """
         end = first + count
-        try:
-            if end < len(hops):
-                following = hops[end + 1] if end + 1 < len(hops) and not hops[end].relayed else None
-                if following is not None and not following.usable:
-                    following = None  # the next gap
-                await hops[end].relink(hops[end - 1].peer_id, following, timeout_s)
-            if first:
-                previous = hops[first - 2].peer_id if first > 1 else None
-                await hops[first - 1].relink(previous, hops[first], timeout_s)
-                hops[first - 1].relayed = False
-        except NextUnreachable as error:
-            raise Rebuild from error
+        asked = []
+        if end < len(hops):
+            following = hops[end + 1] if end + 1 < len(hops) and not hops[end].relayed else None
+            if following is not None and not following.usable:
+                following = None  # the next gap
+            asked.append(hops[end].relink(hops[end - 1].peer_id, following, timeout_s))
+        if first:
+            previous = hops[first - 2].peer_id if first > 1 else None
+            asked.append(hops[first - 1].relink(previous, hops[first], timeout_s))
+        for answer in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(answer, NextUnreachable):
+                raise Rebuild from answer
+            if isinstance(answer, BaseException):
+                raise answer
+        if first:
+            hops[first - 1].relayed = False
 
     async def _replay(self, before: RemoteHop | None, new: Sequence[RemoteHop], past: Past) -> None:
         """Make the caches of the new hops."""
@@ -262,7 +281,7 @@ class Repairer:
             hop.lost = True
         await asyncio.gather(*(self._close_one(hop, prefix) for hop in live))
 
-    async def _dismiss(self, hops: Sequence[RemoteHop]) -> None:
+    async def dismiss(self, hops: Sequence[RemoteHop]) -> None:
         """Give up on hops that were just opened, or that may still be about to open."""
         await asyncio.gather(*(hop.dismiss() for hop in hops))
 

@@ -33,7 +33,10 @@ class ShardCache(SpanCache):
             else:
                 self.layers[index] = with_room(layer)
         self.seen = 0
-        self.owned: list[Any] = [layer for layer in self.layers if not isinstance(layer, DummyLayer)]
+        self.indexed: dict[int, Any] = {
+            index: layer for index, layer in enumerate(self.layers) if not isinstance(layer, DummyLayer)
+        }
+        self.owned: list[Any] = list(self.indexed.values())
         self._linear = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.layers)
         if rollback:
             self.activate_past_recording()  # type: ignore[no-untyped-call]

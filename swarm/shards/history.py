@@ -82,6 +82,11 @@ class History:
             del named["mask"]
         return StepTensors.from_named(named)
 
+    def mask(self) -> Tensor:
+        """The mask `[B, length]` of all that is kept, bool."""
+        room = self._room.get("mask")
+        return _default("mask", self._rows, 0, self._length) if room is None else room[:, : self._length]
+
     def _widened(self, name: str, room: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Carried indices (of chosen past tokens) grow with the past: repeat the last one until both are as wide."""
         width = max(room.shape[-1], value.shape[-1])

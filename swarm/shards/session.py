@@ -39,6 +39,21 @@ class SessionCounters:
     steps: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a session has behind it, made elsewhere: its cache and kept outputs, of `rows` rows and `length` positions.
+
+    `is_masked` says whether a mask was ever given; it is that of the kept outputs.
+    """
+
+    cache: ShardCache
+    kept: History
+    rows: int
+    length: int
+    last_step: int
+    is_masked: bool
+
+
 class ShardSession:
     """The state of one sequence batch on layers `span` of a shard."""
 
@@ -141,6 +156,19 @@ class ShardSession:
             self.kept.append(other.kept.slice(0, length))
         self.rows = other.rows
         self.length = length
+
+    def restore(self, past: Past) -> None:
+        """Go on where another session stood.
+
+        Raises:
+            RequestError: if this one has begun by itself.
+        """
+        if self.length or self.last_step >= 0 or self._lost:
+            raise RequestError("the session has begun by itself and takes no state of another one")
+        if past.is_masked and past.length:
+            self.mask = past.kept.mask().to(device=self.shard.device, dtype=torch.long)
+        self.cache, self.kept = past.cache, past.kept
+        self.rows, self.length, self.last_step = past.rows, past.length, past.last_step
 
     def lose(self) -> None:
         """A prepared step failed half-way: the cache cannot be trusted any more."""

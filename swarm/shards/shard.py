@@ -17,6 +17,7 @@ from swarm.shards.ahead import can_look_ahead
 from swarm.shards.boundary import PROBE_ROWS, PROBE_TOKENS, Boundary, read_boundary
 from swarm.shards.cache import ShardCache
 from swarm.shards.flat_run import attention_configs
+from swarm.shards.layer_state import LayerForm, forms_of
 from swarm.shards.products import use_fast_products
 from swarm.shards.quantize import state_bytes
 from swarm.shards.self_check import Batching, choose_batching
@@ -48,6 +49,7 @@ class Shard(nn.Module):
         bytes_read: what was read from the checkpoint's files.
         weight_bytes: memory of the weights.
         quantized: whether some of the weights are quantized.
+        cache_forms: what the cache layers that can be handed to another peer consist of, by their number.
         cache_bytes_per_token: memory that one token of one row takes: keys and values of the span plus the kept output.
     """
 
@@ -80,6 +82,7 @@ class Shard(nn.Module):
         self.form = StepForm(
             self.boundary.shape, self.hidden_size, self.config.vocab_size, self.traits, self.call
         )
+        self.cache_forms: dict[int, LayerForm] = {}
         self.cache_bytes_per_token = self._measure_token()
 
     @classmethod
@@ -201,6 +204,7 @@ class Shard(nn.Module):
                 f"{type(self.model).__name__} is not supported: it keeps the state of a sequence inside of its modules "
                 f"({min(kept_inside)}), so sessions would mix"
             )
+        self.cache_forms = forms_of(cache.indexed) if not self.call.carries else {}
         kept = sum(tensor.numel() * tensor.element_size() for tensor in output.named().values())
         return cache.token_bytes + kept
 

@@ -38,7 +38,7 @@ class StepForm:
             shapes["token_ids"] = (rows, count)
         if self.traits.needs_embeds:
             shapes["embeds"] = (rows, count, self.hidden_size)
-        if self.traits.per_layer_width:
+        if self.traits.per_layer_width and layers_ahead:
             shapes["per_layer"] = (rows, count, layers_ahead, self.traits.per_layer_width)
         carried = zip(tensors.carry, self.call.carried, strict=False)
         for index, (value, is_carried) in enumerate(carried):
@@ -48,7 +48,7 @@ class StepForm:
 
 
 def check_tensors(tensors: StepTensors, form: StepForm, *, layers_ahead: int) -> None:
-    """Refuse what does not fit the model; `layers_ahead` counts the layers from the receiving one to the last.
+    """Refuse what does not fit the model; `layers_ahead` counts the layers from here to the last one.
 
     Raises:
         RequestError: naming the tensor and what was expected.

@@ -18,7 +18,7 @@ import msgpack
 from pydantic import ValidationError
 
 from swarm.core.errors import PeerIncompatible, RequestError
-from swarm.wire.messages import Hello, Message, Output, StepMessage, TensorMeta, parse
+from swarm.wire.messages import Hello, Message, Output, StatePart, StepMessage, TensorMeta, parse
 from swarm.wire.strange_text import one_line
 from swarm.wire.tensor_size import decoded_nbytes, tensors_nbytes
 
@@ -218,7 +218,7 @@ def decode_header(header: Buffer, payload_bytes: int) -> Message:
 
 
 def _tensors(message: Message) -> Sequence[TensorMeta]:
-    return message.tensors if isinstance(message, StepMessage | Output) else ()
+    return message.tensors if isinstance(message, StepMessage | Output | StatePart) else ()
 
 
 def _first_error(exc: ValidationError) -> str:

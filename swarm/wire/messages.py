@@ -3,7 +3,9 @@
 A link is one long-lived binary stream between two nodes, shared by all their sessions. Both ends first send `Hello`.
 Then either end may send any message; a control message carries a `request` number which its `Done` or `Failed` repeats.
 
-    client -> every hop    Open, Relink, Replay, Inspect, Close        answered by Done | Failed
+    client -> every hop    Open, Relink, Replay, Transfer, Inspect, Close   answered by Done | Failed
+    leaving hop -> client  Leaving                                     the session should move elsewhere
+    old hop -> new hop     StatePart, StateEnd                         a session's state; StateEnd is answered
     client -> first hop    Step                                        (each hop sends Step on to the next one)
     last hop -> client     Output                                      hidden states of the last layer of the segment
     any hop -> client      StepFailed                                  the step stopped here, and why
@@ -24,6 +26,7 @@ MAX_ROWS = 1024
 MAX_POSITION = 1 << 24
 MAX_TENSORS = 16
 MAX_PREFIX_BLOCKS = 2048
+MAX_NEAR = 2
 SHORTCUT_TOKEN_BYTES = 16
 
 SessionId = Annotated[bytes, Field(min_length=16, max_length=16)]
@@ -130,7 +133,9 @@ class Open(Request):
     `next` is where outputs go; None sends them to the client. `rollback` keeps what sliding-window layers need
     to roll back. `prefix` has a hash for every full block of the coming prompt, each covering the one before (see
     `Close`): the session begins with a copy of the longest run of blocks that an ended session left here, and
-    `Done.length` says how many positions that is; 0 if there is none. `coding` is one of the peer's record.
+    `Done.length` says how many positions that is; 0 if there is none. `coding` is one of the peer's record. `donor` is
+    the only peer that may bring the state of a session that it holds; see `Transfer`. `near` are peers that will soon
+    send here: links to them are opened now, as far as that works, so that nobody has to wait for that later.
     """
 
     type: Literal["open"] = "open"
@@ -145,6 +150,8 @@ class Open(Request):
     coding: Coding | None = None
     previous: PeerIdText | None = None
     next: NextHop | None = None
+    donor: PeerIdText | None = None
+    near: Annotated[list[NextHop], Field(max_length=MAX_NEAR)] = []
 
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> Open:
@@ -173,6 +180,30 @@ class Replay(Request):
     session: SessionId
     until: Layer
     chunk: Position = 0
+
+
+class Transfer(Request):
+    """Hand the session's state to the session `to`, which is for the same layers and names this peer as its donor.
+
+    Answered with the length and last step once all of it has arrived there. The session itself stays as it is.
+    """
+
+    type: Literal["transfer"] = "transfer"
+    session: SessionId
+    to: NextHop
+
+
+class StateEnd(Request):
+    """All parts of a state were sent: the session `session` has now `length` positions and this last step.
+
+    `masked` says whether any step ever brought a mask. Answered once all of it is in place.
+    """
+
+    type: Literal["state_end"] = "state_end"
+    session: SessionId
+    length: Position
+    step: Annotated[int, Field(ge=-1, lt=1 << 53)]
+    masked: bool
 
 
 class Inspect(Request):
@@ -269,6 +300,26 @@ class Replayed(Message):
     step: Annotated[int, Field(ge=-1, lt=1 << 53)]
 
 
+class StatePart(Message):
+    """Positions from `start` of a cache layer, or of the kept outputs (`layer` None), for the session `session`.
+
+    Parts of one layer come in order.
+    """
+
+    type: Literal["state"] = "state"
+    session: SessionId
+    layer: Layer | None = None
+    start: Position = 0
+    tensors: Annotated[Tensors, Field(min_length=1)]
+
+
+class Leaving(Message):
+    """The peer wants to leave: the client should move its session `session` elsewhere, when it suits it."""
+
+    type: Literal["leaving"] = "leaving"
+    session: SessionId
+
+
 AnyMessage = Annotated[
     Hello
     | Shortcut
@@ -277,6 +328,8 @@ AnyMessage = Annotated[
     | Open
     | Relink
     | Replay
+    | Transfer
+    | StateEnd
     | Inspect
     | Close
     | Done
@@ -284,7 +337,9 @@ AnyMessage = Annotated[
     | StepMessage
     | Output
     | StepFailed
-    | Replayed,
+    | Replayed
+    | StatePart
+    | Leaving,
     Field(discriminator="type"),
 ]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(AnyMessage)
