@@ -29,9 +29,13 @@ NOBODY = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity(bytes(32)).peer_id}"
 
 
 def own_children() -> list[psutil.Process]:
-    """The processes that nodes of this process have started; the test session's zygote is none of them."""
-    found = psutil.Process().children()
-    return [process for process in found if "tests.zygote" not in process.cmdline()]
+    """The processes that nodes of this process have started; not the zygote, nor the helper of multiprocessing."""
+    found = [(process, " ".join(process.cmdline())) for process in psutil.Process().children()]
+    return [
+        process
+        for process, command in found
+        if "tests.zygote" not in command and "multiprocessing" not in command
+    ]
 
 
 def folders(pid: int) -> list[Path]:

@@ -107,7 +107,9 @@ class Reader:
 
 def _recipe(target: str) -> str:
     """The last command that `make TARGET` would run."""
-    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "-n", "--no-print-directory", target], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return done.stdout.splitlines()[-1]
 
 
