@@ -33,10 +33,14 @@ class PrefillShare:
             count = sum(tokens.values())
             self.token_s = _average(self.token_s, max(took_s - self.decode_s, 0.0) / count)
 
+    def forget(self, session: bytes) -> None:
+        """This session has ended."""
+        self._decoded_s.pop(session, None)
+
     def budget(self, long: bytes, now_s: float) -> int:
         """Token rows of prompts that may run now, the first of them of session `long`."""
-        self._decoded_s = {key: at for key, at in self._decoded_s.items() if now_s - at < RECENTLY_S}
-        if self.decode_s is None or not self._decoded_s.keys() - {long}:
+        others = (at for key, at in self._decoded_s.items() if key != long)
+        if self.decode_s is None or all(now_s - at >= RECENTLY_S for at in others):
             return self._whole
         if not self.token_s:
             return LEAST_PORTION

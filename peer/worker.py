@@ -71,6 +71,11 @@ class Worker:
         return self._share.decode_s
 
     @property
+    def _is_quick(self) -> bool:
+        """Whether a decode step takes hardly longer than the way to the device's thread and back."""
+        return self.decode_s is not None and self.decode_s < QUICK_S
+
+    @property
     def queue_s(self) -> float:
         """What a new step would wait, roughly, in seconds: batches ahead of it times the usual time of one."""
         ahead = min(len(self._queue), 1) if self._together else len(self._queue)
@@ -110,11 +115,15 @@ class Worker:
 
     def forget(self, session: HopSession) -> None:
         """Drop what is queued for a session that ended."""
-        self._absences.forget(session.id)
+        self._forget_habits(session)
         gone = [queued for queued in self._queue if queued.session is session]
         self._queue = [queued for queued in self._queue if queued.session is not session]
         for queued in gone:
             queued.end(None, SessionLost("the session was closed"))
+
+    def _forget_habits(self, session: HopSession) -> None:
+        self._absences.forget(session.id)
+        self._share.forget(session.id)
 
     def _enqueue(self, queued: Queued) -> None:
         self._absences.came(queued.session.id, queued.arrived_s)
@@ -165,8 +174,8 @@ class Worker:
         self._running = True
         works = [(queued.session.shard, queued.portion(tokens)) for queued, tokens in batch]
         short = all(queued.waiting.is_short for queued, _ in batch)
-        is_quick = here and len(batch) == 1 and short and (self.decode_s or 1.0) < QUICK_S
-        run = self._executor.run_here if is_quick and self._executor.is_idle else self._executor.submit
+        may_run_here = here and len(batch) == 1 and short and self._is_quick and self._executor.is_idle
+        run = self._executor.run_here if may_run_here else self._executor.submit
         run(lambda: run_batch(works), self._finish(batch, short, now))
 
     def _finish(self, batch: Sequence[tuple[Queued, int]], short: bool, started_s: float) -> Done:
@@ -181,6 +190,8 @@ class Worker:
             self._requeue([queued for queued, result in ended if not queued.take(result, started_s, now)])
             for queued, _ in batch:
                 self._absences.left(queued.session.id, now)
+                if queued.session.closed:
+                    self._forget_habits(queued.session)
             self._start_or_wait()
             for queued, _ in ended:
                 queued.settle_if_done()
@@ -195,8 +206,7 @@ class Worker:
         is_step = isinstance(queued.work, Step) and queued.work.tensors.tokens == 1
         idle = not self._queue and not self._running and self._executor.is_idle
         if is_step and idle and not session.closed and session.shard.shard.looks_ahead:
-            quick = (self.decode_s or 1.0) < QUICK_S
-            run = self._executor.run_here if quick else self._executor.submit
+            run = self._executor.run_here if self._is_quick else self._executor.submit
             run(session.shard.prepare_next, _log_failure)
 
     def _requeue(self, begun: Sequence[Queued]) -> None:

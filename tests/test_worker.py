@@ -197,3 +197,19 @@ def test_a_long_step_of_a_session_that_ends_half_way_is_finished_once() -> None:
         assert bench.worker.queue_s == 0.0
 
     run(scenario())
+
+
+def test_nothing_is_remembered_of_a_session_that_ends_while_its_step_runs() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        ended, other = bench.session(b"ended"), bench.session(b"other")
+        bench.submit(ended)
+        await settle()
+        ended.closed = True
+        bench.worker.forget(ended)
+        assert await bench.turn() == [b"ended"]
+        bench.submit(other)
+        assert await bench.turn() == [b"other"]
+        assert bench.worker._absences.is_alone(b"other"), "its next step need not wait for anybody"
+
+    run(scenario())

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from swarm.core.errors import SwarmError
-from swarm.shards.step import Step, StepTensors
+from swarm.shards.foreign_code import CANNOT_TRY, random_tensors
+from swarm.shards.step import Step
 
 if TYPE_CHECKING:
     from swarm.shards.session import ShardSession
     from swarm.shards.shard import Shard
 
-_CANNOT_RUN = (SwarmError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError)
 _TRIAL = (5, 1, 1, 2, 1, 1)  # tokens of its steps
 
 
@@ -59,14 +58,12 @@ def can_look_ahead(shard: Shard) -> bool:
     start = 0
     try:
         for number, tokens in enumerate(_TRIAL):
-            example = shard.example(shard.span, tokens=tokens)
-            states = torch.randn(example.hidden.shape, generator=dice).to(example.hidden.dtype)
-            step = Step(number, start, StepTensors(states))
+            step = Step(number, start, random_tensors(shard, shard.span, dice, tokens=tokens))
             expected, found = usual.apply(step).hidden, _prepared_apply(ahead, step)
             if not torch.equal(expected, found):
                 return False
             start += tokens
-    except _CANNOT_RUN:
+    except CANNOT_TRY:
         return False
     return True
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
-from swarm.core.errors import SwarmError
 from swarm.core.span import Span
 from swarm.shards.flat_attention import Way
 from swarm.shards.flat_run import run_flat
+from swarm.shards.foreign_code import CANNOT_TRY, random_tensors
 from swarm.shards.session import ShardSession
 from swarm.shards.step import Step, StepTensors
 
@@ -35,7 +35,6 @@ _HALF_TOLERANCE = 0.1
 _ATTEMPTS = 3  # rounding may send a token to other experts; what is wrong is wrong for all random inputs
 _LONGEST_WINDOW = 32768
 _PIECE = 3
-_CANNOT_RUN = (SwarmError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError)
 
 
 def choose_batching(shard: Shard) -> Batching:
@@ -79,7 +78,7 @@ def _deviation(shard: Shard, way: Way) -> str | None:
                 error = min(error, _try(shard, way, seed))
             if error <= tolerance:
                 break
-    except _CANNOT_RUN as exc:
+    except CANNOT_TRY as exc:
         return " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
     logger.debug("layers %s: %s deviates by %.1e, allowed is %.1e", shard.span, way, error, tolerance)
     return None if error <= tolerance else f"a batch deviates by {error:.1e} (allowed is {tolerance:.1e})"
@@ -194,18 +193,13 @@ class _Trial:
 
     def _step(self, twins: _Twins, tokens: int) -> Step:
         start = twins.flat.length
-        tensors = self._shard.example(self._span, rows=len(twins.padding), tokens=tokens)
-        named = {name: self._random(value) for name, value in tensors.named().items()}
+        rows = len(twins.padding)
+        named = random_tensors(self._shard, self._span, self._dice, rows=rows, tokens=tokens).named()
         if any(twins.padding):
             padding = torch.tensor(twins.padding)[:, None]
             positions = torch.arange(start, start + tokens) - padding
             named |= {"mask": positions >= 0, "positions": positions.clamp(min=0)}
         return Step(twins.flat.last_step + 1, start, StepTensors.from_named(named))
-
-    def _random(self, like: Tensor) -> Tensor:
-        if like.is_floating_point():
-            return torch.randn(like.shape, generator=self._dice).to(like.dtype)
-        return torch.randint(self._shard.form.vocabulary, like.shape, generator=self._dice)
 
 
 def _deviation_of(found: StepTensors, expected: StepTensors, given: StepTensors) -> float:

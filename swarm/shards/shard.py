@@ -17,6 +17,7 @@ from swarm.shards.ahead import can_look_ahead
 from swarm.shards.boundary import PROBE_ROWS, PROBE_TOKENS, Boundary, read_boundary
 from swarm.shards.cache import ShardCache
 from swarm.shards.flat_run import attention_configs
+from swarm.shards.foreign_code import CANNOT_RUN
 from swarm.shards.layer_state import LayerForm, forms_of
 from swarm.shards.products import use_fast_products
 from swarm.shards.quantize import state_bytes
@@ -37,9 +38,6 @@ from swarm.shards.step_form import StepForm, check_tensors
 from swarm.shards.stubs import ZeroEmbedding
 from swarm.shards.traits import read_traits
 from swarm.shards.window import LayerWindow
-
-# what an architecture's own code raises when it meets a cache or an input of a kind it does not expect
-_CANNOT_RUN = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError)
 
 
 class Shard(nn.Module):
@@ -116,7 +114,7 @@ class Shard(nn.Module):
             loaded = load_quantized_span(source, span, quantize, dtype=dtype, device=device)
         try:
             shard = cls(loaded.model, span, dtype, device)
-        except _CANNOT_RUN as exc:
+        except CANNOT_RUN as exc:
             reason = " ".join(str(exc).split())[:200]
             raise ModelError(f"{source.name}: layers {span} cannot be run on their own ({reason})") from exc
         shard.bytes_read = loaded.bytes_read

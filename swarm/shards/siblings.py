@@ -16,14 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from swarm.core.errors import SwarmError
+from swarm.shards.foreign_code import CANNOT_TRY, random_tensors
 from swarm.shards.products import FastLinear, by_numpy
-from swarm.shards.step import Step, StepTensors
+from swarm.shards.step import Step
 
 if TYPE_CHECKING:
     from swarm.shards.shard import Shard
-
-_CANNOT_RUN = (SwarmError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError)
 
 
 class Siblings:
@@ -80,9 +78,10 @@ def join_siblings(shard: Shard) -> int:
         for module in shard.stack.modules()
         if isinstance(module, FastLinear)
     ]
+    tensors = random_tensors(shard, shard.span, torch.Generator().manual_seed(0))
     try:
-        shard.open(shard.span, rollback=False).apply(Step(0, 0, _random_step(shard)))
-    except _CANNOT_RUN:
+        shard.open(shard.span, rollback=False).apply(Step(0, 0, tensors))
+    except CANNOT_TRY:
         return 0  # layers that need what earlier ones hand over cannot be tried alone
     finally:
         for hook in hooks:
@@ -115,12 +114,3 @@ class _Calls:
 def _can_join(group: list[FastLinear]) -> bool:
     different = len({id(layer.weight) for layer in group}) == len(group) > 1
     return different and all(layer.products["one"] is by_numpy for layer in group)
-
-
-def _random_step(shard: Shard) -> StepTensors:
-    dice = torch.Generator().manual_seed(0)
-    named = {
-        name: torch.randn(value.shape, generator=dice).to(value.dtype) if value.is_floating_point() else value
-        for name, value in shard.example(shard.span).named().items()
-    }
-    return StepTensors.from_named(named)
