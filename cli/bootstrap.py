@@ -19,7 +19,7 @@ from swarm.core.errors import RequestError
 
 if TYPE_CHECKING:
     from swarm.wire.link import Link
-    from swarm.wire.messages import Message
+    from swarm.wire.message import Message
     from swarm.wire.node import Node
 
 

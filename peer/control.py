@@ -34,10 +34,7 @@ from swarm.peer.worker import Worker
 from swarm.shards.session import ShardSession
 from swarm.shards.session_state import StateWriter
 from swarm.shards.step import StepTensors
-from swarm.wire.dialer import Dialer
-from swarm.wire.failures import failed_of
-from swarm.wire.link import Link
-from swarm.wire.messages import (
+from swarm.wire.control_messages import (
     Close,
     Done,
     Failed,
@@ -47,11 +44,14 @@ from swarm.wire.messages import (
     Open,
     Relink,
     Replay,
-    ReplayInfo,
     Request,
     StateEnd,
     Transfer,
 )
+from swarm.wire.dialer import Dialer
+from swarm.wire.failures import failed_of
+from swarm.wire.link import Link
+from swarm.wire.step_messages import ReplayInfo
 from swarm.wire.tensors import pack
 
 logger = logging.getLogger(__name__)

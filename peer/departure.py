@@ -15,19 +15,11 @@ from swarm.peer.offer import Offer
 from swarm.peer.sessions import HopSession
 from swarm.peer.worker import Finished
 from swarm.shards.step import StepTensors
+from swarm.wire.control_messages import Leaving
 from swarm.wire.failures import kind_of
 from swarm.wire.link import Link
-from swarm.wire.messages import (
-    FailureKind,
-    HopTiming,
-    Leaving,
-    Message,
-    Output,
-    Replayed,
-    ReplayInfo,
-    StepFailed,
-    StepMessage,
-)
+from swarm.wire.message import FailureKind, Message
+from swarm.wire.step_messages import HopTiming, Output, Replayed, ReplayInfo, StepFailed, StepMessage
 from swarm.wire.tensors import Packed, pack
 
 logger = logging.getLogger(__name__)

@@ -17,9 +17,11 @@ from swarm.core.errors import NodeError, PeerError, RequestError
 from swarm.peer.offer import Offer
 from swarm.security.identity import Identity
 from swarm.shards.step import StepTensors
+from swarm.wire.control_messages import Close, Open
 from swarm.wire.link import Link
-from swarm.wire.messages import Close, Message, Open, Output, StepFailed, StepMessage
+from swarm.wire.message import Message
 from swarm.wire.node import Node
+from swarm.wire.step_messages import Output, StepFailed, StepMessage
 from swarm.wire.tensors import pack, unpack
 
 PROMPT_TOKENS = 8

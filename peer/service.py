@@ -18,9 +18,11 @@ from swarm.peer.sessions import SessionTable
 from swarm.peer.stepping import Stepping
 from swarm.peer.transfer import Receiver
 from swarm.peer.worker import Finished, Worker
+from swarm.wire.control_messages import Leaving, Request
 from swarm.wire.dialer import Dialer
 from swarm.wire.link import Link
-from swarm.wire.messages import Leaving, Message, Request, StatePart, StepFailed, StepMessage
+from swarm.wire.message import Message
+from swarm.wire.step_messages import StatePart, StepFailed, StepMessage
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from swarm.peer.arrival import Arrival
 from swarm.peer.kv_pool import KVPool
 from swarm.peer.prefix_store import PrefixStore
 from swarm.shards.session import ShardSession
+from swarm.wire.control_messages import NextHop
 from swarm.wire.link import Link
-from swarm.wire.messages import NextHop
 
 MOST_BYTES_INSIDE = 256 << 20
 

@@ -8,7 +8,7 @@ from swarm.core.config import PeerLimits
 from swarm.core.errors import RequestError
 from swarm.peer.offer import Offer
 from swarm.shards.step import StepTensors
-from swarm.wire.messages import StepMessage
+from swarm.wire.step_messages import StepMessage
 
 _DTYPES = {"mask": torch.bool, "positions": torch.int64, "token_ids": torch.int64}
 

@@ -26,7 +26,7 @@ from swarm.peer.step_check import check_step
 from swarm.peer.worker import Finished, Worker
 from swarm.shards.step import Step, StepTensors
 from swarm.wire.link import Link
-from swarm.wire.messages import Output, Replayed, StepFailed, StepMessage
+from swarm.wire.step_messages import Output, Replayed, StepFailed, StepMessage
 from swarm.wire.tensor_size import decoded_nbytes
 from swarm.wire.tensors import Packed, unpack
 

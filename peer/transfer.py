@@ -16,8 +16,9 @@ from swarm.peer.step_check import check_state
 from swarm.peer.worker import Worker
 from swarm.shards.session import ShardSession
 from swarm.shards.session_state import Part, StateReader
+from swarm.wire.control_messages import Done, StateEnd, Transfer
 from swarm.wire.link import Link
-from swarm.wire.messages import Done, StateEnd, StatePart, Transfer
+from swarm.wire.step_messages import StatePart
 from swarm.wire.tensor_size import tensors_nbytes
 from swarm.wire.tensors import Packed, pack, unpack
 

@@ -19,7 +19,7 @@ from swarm.peer.queued import Queued
 from swarm.peer.scheduler import choose_batch, choose_one, long_head, wait_s
 from swarm.peer.sessions import HopSession
 from swarm.shards.step import Step, StepTensors
-from swarm.wire.messages import StepMessage
+from swarm.wire.step_messages import StepMessage
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)

@@ -10,19 +10,10 @@ from torch import Tensor
 
 from swarm.core.errors import PeerError, RequestError
 from swarm.shards.step import Step, StepTensors
+from swarm.wire.control_messages import Close, Done, Inspect, NextHop, Open, Relink, Replay, Request
 from swarm.wire.link import Link
-from swarm.wire.messages import (
-    Close,
-    Done,
-    Inspect,
-    Message,
-    NextHop,
-    Open,
-    Relink,
-    Replay,
-    Request,
-    StepMessage,
-)
+from swarm.wire.message import Message
+from swarm.wire.step_messages import StepMessage
 from swarm.wire.tensors import pack, unpack
 from tests.in_process import Lab
 from tests.shard_lab import hidden

@@ -10,7 +10,8 @@ from typing import Any
 from swarm.core.errors import PeerError, PeerUnreachable
 from swarm.wire.frames import Buffer
 from swarm.wire.link import Handler, Link
-from swarm.wire.messages import Hello, Message
+from swarm.wire.message import Message
+from swarm.wire.messages import Hello
 
 HIGH_WATER = 1 << 20
 

@@ -10,7 +10,7 @@ from swarm.routing.announcement import claims, decode
 from swarm.routing.records import BUCKETS, PeerRecord, directory_key
 from swarm.security.identity import Identity
 from swarm.wire.link import Link
-from swarm.wire.messages import Message
+from swarm.wire.message import Message
 from swarm.wire.node import Node
 from tests.waiting import wait_for
 

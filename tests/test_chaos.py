@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from swarm.core.config import ClientConfig
-from swarm.wire.messages import Message, Output, StepMessage
+from swarm.wire.message import Message
+from swarm.wire.step_messages import Output, StepMessage
 from tests.in_process import Lab, Options
 from tests.shard_lab import left_padded, prompt
 

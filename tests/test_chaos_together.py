@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from swarm.shards.step import Step, StepTensors
-from swarm.wire.messages import Message, Output, StepMessage
+from swarm.wire.message import Message
+from swarm.wire.step_messages import Output, StepMessage
 from tests.in_process import Lab, LabSession, shard_of
 from tests.shard_lab import hidden
 from tests.zoo import LAYERS

@@ -19,7 +19,9 @@ from swarm.wire.frames import (
     encode,
     encode_head,
 )
-from swarm.wire.messages import Hello, HopTiming, Message, Output, Ping, StepFailed, StepMessage
+from swarm.wire.message import Message
+from swarm.wire.messages import Hello, Ping
+from swarm.wire.step_messages import HopTiming, Output, StepFailed, StepMessage
 from tests.wire_nodes import SESSION, float_meta
 
 BULK = 300_000  # bytes: more than the decoder's own buffer

@@ -21,7 +21,9 @@ from swarm.core.errors import (
 )
 from swarm.core.span import Span
 from swarm.wire.link import Link
-from swarm.wire.messages import Message, Output, Ping, Replayed, StepFailed
+from swarm.wire.message import Message
+from swarm.wire.messages import Ping
+from swarm.wire.step_messages import Output, Replayed, StepFailed
 from swarm.wire.tensors import pack
 from tests.memory_links import Meadow
 from tests.virtual_time import run

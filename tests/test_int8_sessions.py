@@ -11,7 +11,9 @@ import pytest
 
 from swarm.core.config import ClientConfig
 from swarm.core.errors import SwarmUnavailable
-from swarm.wire.messages import Message, Open, Output, StepFailed, StepMessage
+from swarm.wire.control_messages import Open
+from swarm.wire.message import Message
+from swarm.wire.step_messages import Output, StepFailed, StepMessage
 from swarm.wire.tensors import pack
 from tests.callers import Caller, states
 from tests.in_process import Lab, Options, serve_twice

@@ -9,7 +9,9 @@ import torch
 
 from swarm.core.errors import SessionLost
 from swarm.shards.step import Step, StepTensors
-from swarm.wire.messages import Done, Message, Open, StepMessage
+from swarm.wire.control_messages import Done, Open
+from swarm.wire.message import Message
+from swarm.wire.step_messages import StepMessage
 from tests.in_process import Lab, LabSession
 from tests.shard_lab import hidden
 

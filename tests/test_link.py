@@ -16,10 +16,13 @@ from swarm.core.errors import (
     SessionLost,
     SwarmError,
 )
+from swarm.wire.control_messages import Close, Done, Inspect
 from swarm.wire.frames import encode
 from swarm.wire.heartbeat import Heartbeat
 from swarm.wire.link import Link
-from swarm.wire.messages import Close, Done, Hello, Inspect, Message, Ping, Pong, StepMessage
+from swarm.wire.message import Message
+from swarm.wire.messages import Hello, Ping, Pong
+from swarm.wire.step_messages import StepMessage
 from tests.link_pair import link_pair, make_link, raw_to_link, stream_pair
 from tests.wire_nodes import LOOPS, SESSION, Inbox, closed, float_meta, run, until
 

@@ -16,9 +16,9 @@ from swarm.core.config import NodeConfig
 from swarm.core.errors import ConfigError, NodeError, PeerIncompatible, PeerTimeout, PeerUnreachable
 from swarm.security.identity import Identity
 from swarm.wire import socket_folder
-from swarm.wire.messages import Output, StepMessage
 from swarm.wire.node import Node
 from swarm.wire.socket_folder import SocketFolder
+from swarm.wire.step_messages import Output, StepMessage
 from tests.waiting import wait_for
 from tests.wire_child import Child, child, echo
 from tests.wire_nodes import LOOPS, SESSION, Inbox, closed, float_meta, ignore, node, run, until

@@ -12,21 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarm.core.config import PeerLimits
-from swarm.wire.messages import (
-    Close,
-    HopTiming,
-    Inspect,
-    Message,
-    NextHop,
-    Open,
-    Output,
-    Relink,
-    Replay,
-    Replayed,
-    ReplayInfo,
-    StepFailed,
-    StepMessage,
-)
+from swarm.wire.control_messages import Close, Inspect, NextHop, Open, Relink, Replay
+from swarm.wire.message import Message
+from swarm.wire.step_messages import HopTiming, Output, Replayed, ReplayInfo, StepFailed, StepMessage
 from swarm.wire.tensors import pack
 from tests.callers import OTHER, SESSION, Caller, alone, states
 from tests.in_process import Lab

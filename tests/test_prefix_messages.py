@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from swarm.wire.messages import Close, Done, Output, Replayed
+from swarm.wire.control_messages import Close, Done
+from swarm.wire.step_messages import Output, Replayed
 from tests.callers import OTHER, SESSION, Caller, alone, next_hop, states
 from tests.in_process import Lab
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from swarm.core.config import PeerLimits
 from swarm.core.span import Span
 from swarm.shards.step import Step, StepTensors
-from swarm.wire.messages import Message, Open, StepMessage
+from swarm.wire.control_messages import Open
+from swarm.wire.message import Message
+from swarm.wire.step_messages import StepMessage
 from tests.in_process import Lab, serve_twice
 from tests.shard_lab import hidden, left_padded, prompt
 

@@ -10,7 +10,7 @@ import torch
 
 from swarm import SwarmModel
 from swarm.client.profile import StepProfile
-from swarm.wire.messages import HopTiming
+from swarm.wire.step_messages import HopTiming
 from tests.conftest import SwarmFactory
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from swarm.wire.messages import Output, StepMessage
+from swarm.wire.step_messages import Output, StepMessage
 from tests.in_process import Lab
 from tests.shard_lab import left_padded, prompt
 

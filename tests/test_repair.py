@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from swarm.shards.step import Step, StepTensors
-from swarm.wire.messages import Message, Open, Output, Replayed, StepMessage
+from swarm.wire.control_messages import Open
+from swarm.wire.message import Message
+from swarm.wire.step_messages import Output, Replayed, StepMessage
 from tests.in_process import Lab, Options, serve_twice
 from tests.shard_lab import hidden, left_padded, prompt
 

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from swarm.wire.messages import Message, Output, StepFailed, StepMessage
+from swarm.wire.message import Message
+from swarm.wire.step_messages import Output, StepFailed, StepMessage
 from tests.in_process import Lab, Options
 from tests.shard_lab import prompt
 

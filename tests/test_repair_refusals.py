@@ -9,7 +9,9 @@ import pytest
 from swarm.core.config import ClientConfig
 from swarm.core.errors import RequestError, SwarmUnavailable
 from swarm.shards.step import Step, StepTensors
-from swarm.wire.messages import Close, Message, Open, Output, Replay, StepFailed, StepMessage
+from swarm.wire.control_messages import Close, Open, Replay
+from swarm.wire.message import Message
+from swarm.wire.step_messages import Output, StepFailed, StepMessage
 from tests.in_process import Lab, Options, serve_twice
 from tests.shard_lab import hidden, prompt
 

@@ -18,7 +18,8 @@ from swarm.core.errors import (
     RequestError,
     SessionLost,
 )
-from swarm.wire.messages import Close, Done, Output, StepFailed
+from swarm.wire.control_messages import Close, Done
+from swarm.wire.step_messages import Output, StepFailed
 from tests.callers import OTHER, SESSION, Caller, alone, next_hop, outcome, states
 from tests.in_process import Lab
 

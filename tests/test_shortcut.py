@@ -13,10 +13,11 @@ from swarm.core.config import NodeConfig
 from swarm.core.errors import NodeError, PeerIncompatible
 from swarm.security.identity import Identity
 from swarm.wire.frames import Frame, FrameDecoder, encode
-from swarm.wire.messages import Hello, Output, Shortcut, StepMessage
+from swarm.wire.messages import Hello, Shortcut
 from swarm.wire.node import Node
 from swarm.wire.sealed import SealedConnection
 from swarm.wire.shortcut import ShortcutListener, dial_shortcut, read_shortcut
+from swarm.wire.step_messages import Output, StepMessage
 from swarm.wire.switchboard import SHORTCUT_STREAM
 from tests.wire_child import echo
 from tests.wire_nodes import SESSION, Inbox, float_meta, ignore, node, run

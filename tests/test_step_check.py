@@ -11,7 +11,7 @@ from swarm.core.config import PeerLimits
 from swarm.core.errors import RequestError
 from swarm.peer.offer import Offer
 from swarm.peer.step_check import check_step
-from swarm.wire.messages import StepMessage
+from swarm.wire.step_messages import StepMessage
 from swarm.wire.tensors import pack
 from tests.in_process import shard_of
 from tests.zoo import LAYERS, VOCABULARY

@@ -12,7 +12,8 @@ import torch
 from swarm.core.errors import PeerBusy, SessionLost
 from swarm.shards.session import ShardSession
 from swarm.shards.step import Step, StepTensors
-from swarm.wire.messages import Done, Output, Relink, Replay, Replayed, StepFailed, StepMessage
+from swarm.wire.control_messages import Done, Relink, Replay
+from swarm.wire.step_messages import Output, Replayed, StepFailed, StepMessage
 from tests.callers import OTHER, SESSION, Caller, alone, next_hop, states
 from tests.in_process import Lab
 

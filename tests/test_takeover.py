@@ -12,7 +12,9 @@ import torch
 from swarm.core.config import PeerLimits
 from swarm.core.span import Span
 from swarm.shards.step import Step, StepTensors
-from swarm.wire.messages import Message, StateEnd, StatePart, StepMessage, Transfer
+from swarm.wire.control_messages import StateEnd, Transfer
+from swarm.wire.message import Message
+from swarm.wire.step_messages import StatePart, StepMessage
 from tests.generation import TokenList
 from tests.in_process import Lab, serve_twice
 from tests.shard_lab import hidden, left_padded, prompt

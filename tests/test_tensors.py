@@ -10,7 +10,7 @@ import torch
 
 from swarm.core.config import Coding
 from swarm.core.errors import PeerIncompatible
-from swarm.wire.messages import DType, TensorMeta
+from swarm.wire.message import DType, TensorMeta
 from swarm.wire.tensors import pack, unpack
 
 DTYPES: list[DType] = ["float32", "bfloat16", "float16", "int64", "bool"]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from swarm.core.errors import NextUnreachable, PeerBusy, PeerError, RequestError, SessionLost
-from swarm.wire.messages import Output, StateEnd, StatePart, Transfer
+from swarm.wire.control_messages import StateEnd, Transfer
+from swarm.wire.step_messages import Output, StatePart
 from swarm.wire.tensors import pack
 from tests.callers import OTHER, SESSION, Caller, alone, next_hop, states
 from tests.in_process import Lab

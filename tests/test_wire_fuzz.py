@@ -16,23 +16,12 @@ from hypothesis import strategies as st
 from swarm.core.errors import PeerIncompatible, SwarmError
 from swarm.security.identity import Identity
 from swarm.security.signed import seal
+from swarm.wire.control_messages import Done, Failed, NextHop, Open, Replay
 from swarm.wire.frames import MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES, Frame, FrameDecoder, decode_header, encode
-from swarm.wire.messages import (
-    Done,
-    Failed,
-    Hello,
-    HopTiming,
-    Message,
-    NextHop,
-    Open,
-    Output,
-    Ping,
-    Replay,
-    StepFailed,
-    StepMessage,
-    TensorMeta,
-)
+from swarm.wire.message import Message, TensorMeta
+from swarm.wire.messages import Hello, Ping
 from swarm.wire.record_gate import MAX_LEASE_S, RecordGate, key_hash
+from swarm.wire.step_messages import HopTiming, Output, StepFailed, StepMessage
 from swarm.wire.switchboard import MAX_ACCEPTED_PER_PEER
 from swarm.wire.tensor_size import decoded_nbytes, tensor_nbytes
 from swarm.wire.tensors import unpack

@@ -15,7 +15,7 @@ from swarm.peer.sessions import HopSession
 from swarm.peer.worker import Finished, Worker
 from swarm.shards.step import Step, StepTensors
 from swarm.wire.link import Link
-from swarm.wire.messages import StepMessage
+from swarm.wire.step_messages import StepMessage
 from tests.in_process import shard_of
 from tests.lab_peer import InlineExecutor
 from tests.virtual_time import run

@@ -17,8 +17,9 @@ import uvloop
 from swarm.core.config import NodeConfig
 from swarm.security.identity import Identity
 from swarm.wire.link import Link
-from swarm.wire.messages import Message, Output, StepMessage
+from swarm.wire.message import Message
 from swarm.wire.node import Node
+from swarm.wire.step_messages import Output, StepMessage
 
 
 @dataclass(frozen=True)

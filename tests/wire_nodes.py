@@ -14,7 +14,7 @@ from swarm.core.config import NodeConfig
 from swarm.security.identity import Identity
 from swarm.wire.directory import RecordClaims
 from swarm.wire.link import Handler, Link
-from swarm.wire.messages import Message, TensorMeta
+from swarm.wire.message import Message, TensorMeta
 from swarm.wire.node import Node
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop] | None] = {

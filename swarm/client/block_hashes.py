@@ -10,7 +10,7 @@ from torch import Tensor
 from swarm.core.config import Coding
 from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.shards.history import History
-from swarm.wire.messages import MAX_PREFIX_BLOCKS
+from swarm.wire.message import MAX_PREFIX_BLOCKS
 
 HASH_BYTES = 16
 

@@ -18,7 +18,7 @@ from swarm.client.profile import StepProfile
 from swarm.client.shared import Shared
 from swarm.client.waiting import wait_for
 from swarm.shards.step import StepTensors
-from swarm.wire.messages import StepMessage
+from swarm.wire.step_messages import StepMessage
 from swarm.wire.tensors import pack
 
 SPARE_FLIGHTS = 2

@@ -11,8 +11,8 @@ from swarm.core.config import Coding
 from swarm.core.errors import PeerError
 from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.core.span import Span
+from swarm.wire.control_messages import Close, Done, Inspect, NextHop, Open, Relink, Replay, Transfer
 from swarm.wire.link import Link
-from swarm.wire.messages import Close, Done, Inspect, NextHop, Open, Relink, Replay, Transfer
 
 _UNANSWERED = (1 << 53) - 1  # a request number that no link reaches
 _DISMISS_S = 1.0

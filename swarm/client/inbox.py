@@ -12,9 +12,11 @@ from weakref import WeakValueDictionary
 from swarm.client.hop import RemoteHop
 from swarm.core.config import Coding
 from swarm.core.errors import PeerIncompatible, PeerUnreachable, RequestError, SwarmError
+from swarm.wire.control_messages import Leaving
 from swarm.wire.failures import error_of
 from swarm.wire.link import Link
-from swarm.wire.messages import HopTiming, Leaving, Message, Output, Replayed, StepFailed
+from swarm.wire.message import Message
+from swarm.wire.step_messages import HopTiming, Output, Replayed, StepFailed
 from swarm.wire.tensors import unpack
 
 if TYPE_CHECKING:

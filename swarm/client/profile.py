@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from swarm.wire.messages import HopTiming
+from swarm.wire.step_messages import HopTiming
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from swarm.core.errors import NextUnreachable, PeerError
 from swarm.core.span import Span
 from swarm.routing.chain import Chain
 from swarm.shards.history import History
-from swarm.wire.messages import ReplayInfo, StepMessage
+from swarm.wire.step_messages import ReplayInfo, StepMessage
 from swarm.wire.tensors import pack
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from swarm.routing.records import BUCKETS, MAX_LEASE_S, PeerState, directory_key
 from swarm.routing.status import StatusReport
 from swarm.security.identity import Identity
 from swarm.wire.link import Link
-from swarm.wire.messages import Message
+from swarm.wire.message import Message
 from swarm.wire.node import Node
 
 _LOOK_AGAIN_S = 0.2

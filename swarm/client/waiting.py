@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from swarm.client.inbox import Answer, Expectation
 from swarm.client.shared import Shared
 from swarm.core.errors import PeerError, PeerTimeout
-from swarm.wire.messages import Replayed
+from swarm.wire.step_messages import Replayed
 
 PROBE_TIMEOUT_S = 2.0
 

@@ -12,7 +12,8 @@ from swarm.core.errors import (
     SessionLost,
     SwarmError,
 )
-from swarm.wire.messages import Failed, FailureKind
+from swarm.wire.control_messages import Failed
+from swarm.wire.message import FailureKind
 from swarm.wire.strange_text import one_line
 
 _MAX_TEXT = 2000

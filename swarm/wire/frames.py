@@ -18,7 +18,9 @@ import msgpack
 from pydantic import ValidationError
 
 from swarm.core.errors import PeerIncompatible, RequestError
-from swarm.wire.messages import Hello, Message, Output, StatePart, StepMessage, TensorMeta, parse
+from swarm.wire.message import Message, TensorMeta
+from swarm.wire.messages import Hello, parse
+from swarm.wire.step_messages import Output, StatePart, StepMessage
 from swarm.wire.strange_text import one_line
 from swarm.wire.tensor_size import decoded_nbytes, tensors_nbytes
 

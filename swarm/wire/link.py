@@ -24,11 +24,13 @@ from swarm.core.errors import (
     PeerUnreachable,
     SwarmError,
 )
+from swarm.wire.control_messages import Done, Failed, Request
 from swarm.wire.failures import error_of, failed_of
 from swarm.wire.frame_queue import FrameQueue
 from swarm.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame, encode_head
 from swarm.wire.heartbeat import Heartbeat
-from swarm.wire.messages import Done, Failed, Hello, Message, Ping, Pong, Request
+from swarm.wire.message import Message
+from swarm.wire.messages import Hello, Ping, Pong
 from swarm.wire.sealed import SealedConnection
 from swarm.wire.stream import FrameStream
 

@@ -19,7 +19,8 @@ from typing import cast
 
 from swarm.core.errors import NodeError, PeerIncompatible
 from swarm.wire.frames import FrameDecoder, encode
-from swarm.wire.messages import SHORTCUT_TOKEN_BYTES, Shortcut
+from swarm.wire.message import SHORTCUT_TOKEN_BYTES
+from swarm.wire.messages import Shortcut
 from swarm.wire.sealed import KEY_BYTES, SealedConnection
 
 __all__ = ["ShortcutListener", "dial_shortcut", "read_shortcut"]

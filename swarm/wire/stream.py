@@ -13,7 +13,7 @@ from typing import cast
 
 from swarm.core.errors import PeerIncompatible
 from swarm.wire.frames import PIECE_BYTES, Buffer, Frame, FrameDecoder, encode_head
-from swarm.wire.messages import Message
+from swarm.wire.message import Message
 from swarm.wire.sealed import SealedConnection
 
 _ONE_WRITE_BYTES = 256 << 10

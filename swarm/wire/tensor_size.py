@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from swarm.wire.messages import DType, TensorMeta
+from swarm.wire.message import DType, TensorMeta
 
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "bool": 1}
 BLOCK_VALUES = 64

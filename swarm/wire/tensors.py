@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from swarm.core.config import Coding
 from swarm.core.errors import PeerIncompatible
 from swarm.wire.int8_blocks import code, decode
-from swarm.wire.messages import MAX_TENSORS, DType, TensorMeta, is_codable
+from swarm.wire.message import MAX_TENSORS, DType, TensorMeta, is_codable
 from swarm.wire.tensor_size import ITEM_BYTES, tensor_nbytes, tensors_nbytes
 
 if TYPE_CHECKING:
