@@ -16,7 +16,7 @@ from swarm.core.config import NodeConfig
 from swarm.core.errors import NodeError, PeerError, RequestError
 from swarm.peer.offer import Offer
 from swarm.security.identity import Identity
-from swarm.shards.step import StepTensors
+from swarm.shards.foreign_code import random_tensors
 from swarm.wire.control_messages import Close, Open
 from swarm.wire.link import Link
 from swarm.wire.message import Message
@@ -82,22 +82,24 @@ async def _run(link: Link, client: _ProbeClient, offer: Offer) -> ProbeResult:
         ),
         timeout_s=TIMEOUT_S,
     )
+    dice = torch.Generator().manual_seed(0)
     position, times = 0, []
     for number, new in enumerate([PROMPT_TOKENS] + [1] * DECODE_STEPS):
         started = time.monotonic()
-        await _step(link, client, session, offer, number, position, new)
+        metas, payload = pack(random_tensors(offer.shard, span, dice, tokens=new).named())
+        await link.send(StepMessage(session=session, number=number, start=position, tensors=metas), payload)
+        _check(await client.answers.get(), number)
         times.append(time.monotonic() - started)
         position += new
     await link.request(Close(request=0, session=session), timeout_s=TIMEOUT_S)
     return ProbeResult(seconds_per_layer=min(times[1:]) / len(span))
 
 
-async def _step(
-    link: Link, client: _ProbeClient, session: bytes, offer: Offer, number: int, start: int, new: int
-) -> None:
-    metas, payload = pack(_random_tokens(offer, new).named())
-    await link.send(StepMessage(session=session, number=number, start=start, tensors=metas), payload)
-    answer, data = await client.answers.get()
+def _check(received: tuple[Message, memoryview], number: int) -> None:
+    """Raises:
+    PeerError: if it is no answer to step `number`, or one with numbers that are not finite.
+    """
+    answer, data = received
     if isinstance(answer, StepFailed):
         raise PeerError(answer.message)
     if not isinstance(answer, Output) or answer.number != number:
@@ -107,22 +109,3 @@ async def _step(
         raise PeerError(
             "the layers returned numbers that are not finite: are the weights damaged, or is float16 too narrow?"
         )
-
-
-def _random_tokens(offer: Offer, new: int) -> StepTensors:
-    """One row of `new` tokens with everything this model's layers look at."""
-    shard, traits = offer.shard, offer.shard.traits
-    hidden = torch.randn(1, new, shard.hidden_size, generator=torch.Generator().manual_seed(0)).to(
-        shard.dtype
-    )
-    per_layer = None
-    if traits.per_layer_width:
-        per_layer = torch.zeros(
-            1, new, offer.layers - offer.span.start, traits.per_layer_width, dtype=shard.dtype
-        )
-    return StepTensors(
-        hidden=hidden,
-        token_ids=torch.zeros(1, new, dtype=torch.int64) if traits.needs_token_ids else None,
-        embeds=hidden if traits.needs_embeds else None,
-        per_layer=per_layer,
-    )

@@ -44,7 +44,8 @@ class Finished:
 class Worker:
     """Queue in front of the executor. For the event loop only; `deliver` is called there for every finished step.
 
-    `batch_tokens` is how many tokens of prompts run at once; `together` whether sessions run in one batch.
+    `batch_tokens` is how many tokens of prompts run at once; `together` whether sessions run in one batch; `clock`
+    tells the time in seconds and never goes back (the event loop's own counts milliseconds).
     """
 
     def __init__(
@@ -54,10 +55,12 @@ class Worker:
         batch_tokens: int,
         *,
         together: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._executor = executor
         self._deliver = deliver
         self._together = together
+        self._clock = clock
         self._share = PrefillShare(batch_tokens)
         self._queue: list[Queued] = []
         self._running = False
@@ -92,7 +95,7 @@ class Worker:
                 assert error is not None
                 self._deliver(Finished(session, message, None, error_of_layers(error), queue_s, compute_s))
 
-        self._enqueue(Queued(session, step, time.monotonic(), done))
+        self._enqueue(Queued(session, step, self._clock(), done))
 
     def ask(self, session: HopSession, question: Callable[[], Result]) -> asyncio.Future[Result]:
         """Run `question` in the device's thread after every step queued for this session before.
@@ -110,7 +113,7 @@ class Worker:
             else:
                 future.set_result(result)
 
-        self._enqueue(Queued(session, Question(question), time.monotonic(), done))
+        self._enqueue(Queued(session, Question(question), self._clock(), done))
         return future
 
     def forget(self, session: HopSession) -> None:
@@ -140,7 +143,7 @@ class Worker:
         self._set_timer(None)
         if self._running or not self._queue:
             return
-        pause_s = self._pause_s(time.monotonic())
+        pause_s = self._pause_s(self._clock())
         if pause_s:
             self._set_timer(asyncio.get_running_loop().call_later(pause_s, self._start_or_wait))
         else:
@@ -163,7 +166,7 @@ class Worker:
 
     def _start_next(self, here: bool = False) -> None:
         """Run what the scheduler chooses; in the calling thread if that is worth it and it may be `here`."""
-        now = time.monotonic()
+        now = self._clock()
         waiting = [queued.waiting for queued in self._queue]
         long = long_head(waiting)
         budget = self._share.budget(long, now) if long is not None else 0
@@ -181,7 +184,7 @@ class Worker:
     def _finish(self, batch: Sequence[tuple[Queued, int]], short: bool, started_s: float) -> Done:
         def done(results: Any, error: BaseException | None) -> None:
             self._running = False
-            now = time.monotonic()
+            now = self._clock()
             found: list[object] = [error] * len(batch) if error is not None else results
             if any(isinstance(result, Applied) and result.computed_tokens for result in found):
                 sizes = {queued.session.id: tokens for queued, tokens in batch}

@@ -29,10 +29,13 @@ class Bench:
     """A worker whose device is held still until `work`."""
 
     def __init__(self, *, together: bool = True) -> None:
-        self.device = InlineExecutor(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self.device = InlineExecutor(loop)
         self.device.held = True
         self.finished: list[Finished] = []
-        self.worker = Worker(self.device, self.finished.append, BATCH_TOKENS, together=together)
+        self.worker = Worker(
+            self.device, self.finished.append, BATCH_TOKENS, together=together, clock=loop.time
+        )
 
     def session(self, name: bytes) -> HopSession:
         shard = shard_of("llama", 0, 3)
