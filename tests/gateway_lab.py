@@ -37,8 +37,8 @@ from swarm.gateway.routes import Gateway
 from swarm.gateway.vocabulary import Vocabulary
 from swarm.routing.chain import Chain
 from swarm.routing.status import summarise
-from swarm.routing.view import SwarmView
 from swarm.shards.tokenizer import load_tokenizer
+from tests.records import make_view
 from tests.waiting import wait_for
 
 BODY_BYTES = 1 << 20
@@ -71,7 +71,7 @@ class LocalNetwork:
     """A swarm that is none; it looks like `outlook`."""
 
     def __init__(self) -> None:
-        self.outlook = Outlook(summarise(SwarmView.of((), now=0.0, model_uid="local-model", protocol=1)))
+        self.outlook = Outlook(summarise(make_view()))
 
     def look(self) -> Future[Outlook]:
         found: Future[Outlook] = Future()

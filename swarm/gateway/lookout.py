@@ -40,6 +40,9 @@ class Sight:
 class Lookout:
     """For one event loop. However many watch, the swarm is looked at once in `PERIOD_S`.
 
+    Attributes:
+        watchers: how many go on looking now.
+
     Args:
         look: begins to gather what is known of the swarm.
     """
@@ -58,7 +61,7 @@ class Lookout:
         self._lock = asyncio.Lock()
         self._latest: Sight | None = None
         self._seen_s = 0.0
-        self._watchers = 0
+        self.watchers = 0
 
     async def see(self) -> Sight:
         """What is to be seen, at most `PERIOD_S` old.
@@ -79,14 +82,14 @@ class Lookout:
         Raises:
             ApiError: 429, there are too many of them.
         """
-        if self._watchers >= MOST_WATCHERS:
+        if self.watchers >= MOST_WATCHERS:
             text = f"{MOST_WATCHERS} watch the swarm through this gateway already"
             raise ApiError(429, text, code="too_many_watchers", retry_after_s=30)
-        self._watchers += 1
+        self.watchers += 1
         try:
             yield
         finally:
-            self._watchers -= 1
+            self.watchers -= 1
 
     @property
     def closed(self) -> bool:

@@ -32,7 +32,6 @@ const stage = {
   token() {
     tokens += 1;
     overlay.pulse();
-    byId("chain-text").dataset.tokens = tokens;
     tellChain(map.hops);
   },
   tookOver({ from, to, start, end }) {
@@ -63,6 +62,8 @@ const watching = watch({
     if (first) chat.input.focus();
   },
   change(change) {
+    // of a failover of its own answer this page knows more: who took over from whom
+    if (change.kind === "failover" && chat.running) return;
     log.change(change);
   },
   lost(message, status) {

@@ -3,6 +3,7 @@
 import { byId, shape } from "./element.js";
 
 const RUN_MS = 480;
+const LINE_PX = 4; // above the lower edge of a bar, below its text
 const PAUSE_MS = 90; // between two comets; tokens that come sooner share one
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -29,7 +30,7 @@ export class ChainOverlay {
     const client = track("client");
     if (!client || !client.width) return null;
     const x = (layer) => client.left - origin.left + (client.width * layer) / layers;
-    const y = (box) => box.top - origin.top + box.height / 2;
+    const y = (box) => box.bottom - origin.top - LINE_PX;
     const points = [[x(0) + 4, y(client)]];
     for (const hop of hops) {
       const box = track(hop.peer);

@@ -21,8 +21,6 @@ export class EventLog {
   constructor(nameOf) {
     this.nameOf = nameOf;
     this.root = byId("events");
-    this.nothing = element("li", { class: "nothing" }, "Nothing yet: peers that join, move, drain or fail are told here.");
-    this.root.append(this.nothing);
   }
 
   /** Tell a change of `/swarm/events`. */
@@ -33,7 +31,7 @@ export class EventLog {
 
   /** Tell anything; the newest comes first. */
   tell(kind, text) {
-    this.nothing.remove();
+    byId("nothing").hidden = true;
     const now = new Date();
     const time = element("time", { datetime: now.toISOString() }, now.toLocaleTimeString([], { hour12: false }));
     this.root.prepend(element("li", { "data-kind": kind }, time, element("span", {}, text)));

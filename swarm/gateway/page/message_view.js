@@ -26,7 +26,7 @@ export class MessageView {
     this.hopList = element("ul", { class: "hops", "aria-label": "Chain" });
     this.numbers = element("span", { class: "numbers" });
     this.actions = element("span", { class: "actions", hidden: "" });
-    const meta = element("div", { class: "meta" }, this.actions, this.hopList, this.numbers);
+    const meta = element("div", { class: "meta" }, this.hopList, this.numbers, this.actions);
     this.root.append(who, this.body, this.problem, meta);
     this.addActions();
   }

@@ -79,6 +79,7 @@ export class SwarmMap {
       this.rows.delete(id);
     }
     if (!this.rows.has(CLIENT)) this.rows.set(CLIENT, clientRow());
+    this.rows.get(CLIENT).querySelector(".peer-state").textContent = workText(this.state.gateway);
     for (const peer of this.state.peers) {
       const row = this.rows.get(peer.peer_id) || peerRow();
       this.rows.set(peer.peer_id, row);
@@ -105,12 +106,10 @@ export class SwarmMap {
   }
 
   summary() {
-    const { peers, model, gateway } = this.state;
+    const { peers, model } = this.state;
     const failing = peers.filter((peer) => peer.failing).length;
-    const parts = [`${peers.length} ${peers.length === 1 ? "peer" : "peers"}`, `${model.layers} layers`];
+    const parts = [counted(peers.length, "peer"), counted(model.layers, "layer")];
     if (failing) parts.push(`${failing} failing`);
-    parts.push(gateway.running === 1 ? "1 answer" : `${gateway.running} answers`);
-    if (gateway.waiting) parts.push(`${gateway.waiting} waiting`);
     return parts.join(" · ");
   }
 
@@ -118,7 +117,7 @@ export class SwarmMap {
   health() {
     const missing = this.coverage().indexOf(0);
     if (!this.state.model.layers) return { good: false, text: "no peers" };
-    if (missing < 0) return { good: true, text: "complete" };
+    if (missing < 0) return { good: true, text: "all layers served" };
     return { good: false, text: `nobody serves layer ${missing}` };
   }
 }
@@ -130,7 +129,7 @@ function place(node, start, end, layers) {
 
 function clientRow() {
   const head = element("th", { scope: "row" });
-  head.append(element("span", { class: "peer-name" }, "gateway"), element("span", { class: "peer-state" }, "first and last step"));
+  head.append(element("span", { class: "peer-name" }, "gateway"), element("span", { class: "peer-state" }));
   const track = element("span", { class: "track" }, element("i", { class: "end" }), element("i", { class: "end last" }));
   const layers = element("td", {}, element("span", { class: "hidden" }, "embeddings and head"), track);
   return element("tr", { "data-state": CLIENT }, head, layers, element("td", { class: "number" }), element("td", { class: "number" }));
@@ -155,23 +154,35 @@ function fillRow(row, peer, name, layers) {
   row.dataset.peer = peer.peer_id;
   row.title = `${peer.peer_id}${peer.failing ? `: ${peer.failing}` : ""}`;
   row.querySelector(".peer-name").textContent = name;
-  row.querySelector(".peer-state").textContent = stateText(peer, state);
+  row.querySelector(".peer-state").replaceChildren(...stateText(peer, state));
   row.querySelector(".span-text").textContent = `${start}:${end}`;
   place(row.querySelector(".span"), start, end, layers);
   row.querySelector(".speed").textContent = peer.tokens_per_s ? short(peer.tokens_per_s) : "–";
   const used = peer.total_tokens ? 1 - peer.free_tokens / peer.total_tokens : 0;
   const load = row.querySelector(".load");
-  load.title = `${peer.sessions} sessions, ${Math.round(100 * used)}% of its cache, ${Math.round(1000 * peer.queue_s)} ms of work waits`;
+  load.title = `${counted(peer.sessions, "session")}, ${Math.round(100 * used)}% of its cache, ${Math.round(1000 * peer.queue_s)} ms of work waits`;
   load.querySelector(".load-text").textContent = `${Math.round(100 * used)}%`;
   load.querySelector("i").style.width = `${100 * used}%`;
 }
 
-function stateText(peer, state) {
-  if (state !== "online") return state;
-  const parts = [`${peer.sessions} ${peer.sessions === 1 ? "session" : "sessions"}`];
-  if (peer.queue_s >= 0.001) parts.push(`${Math.round(1000 * peer.queue_s)} ms`);
-  else if (peer.rtt_s) parts.push(`${(1000 * peer.rtt_s).toFixed(peer.rtt_s < 0.01 ? 1 : 0)} ms away`);
+function workText({ running, waiting, failovers }) {
+  const parts = [counted(running, "answer")];
+  if (waiting) parts.push(`${waiting} waiting`);
+  if (failovers) parts.push(counted(failovers, "failover"));
   return parts.join(", ");
+}
+
+/** The state and, where there is room, how far the peer is from the gateway. */
+function stateText(peer, state) {
+  if (state !== "online") return [state];
+  const sessions = counted(peer.sessions, "session");
+  if (!peer.rtt_s) return [sessions];
+  const away = `, ${(1000 * peer.rtt_s).toFixed(peer.rtt_s < 0.01 ? 1 : 0)} ms away`;
+  return [sessions, element("span", { class: "away" }, away)];
+}
+
+function counted(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 function short(rate) {
