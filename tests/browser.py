@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
@@ -40,8 +40,12 @@ def browsing() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
-    """The page at `url` in a fresh profile; at the end, it must have logged no error and asked nobody else."""
+def opened(browser: Browser, url: str, expected: Sequence[str] = (), **options: Any) -> Iterator[Page]:
+    """The page at `url` in a fresh profile.
+
+    At the end, it must have asked nobody else, and have logged no errors but `expected`, each of which has one of
+    these texts in it.
+    """
     complaints: list[str] = []
     context = browser.new_context(**options)
     page = context.new_page()
@@ -54,7 +58,8 @@ def opened(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
         yield page
     finally:
         context.close()
-    assert complaints == []
+    strange = [text for text in complaints if not any(part in text for part in expected)]
+    assert strange == []
 
 
 def faults(page: Page) -> list[str]:

@@ -103,10 +103,14 @@ class LocalModel:
         self.lines.append(line)
         return line
 
-    def generate(self, inputs: Any = None, **options: Any) -> Any:
+    def pass_gate(self) -> None:
+        """Wait until it is open; then fail if that is wanted."""
         self.gate.wait()
         if self.error is not None:
             raise self.error
+
+    def generate(self, inputs: Any = None, **options: Any) -> Any:
+        self.pass_gate()
         return self._model.generate(inputs, **options)
 
     def encode(self, input_ids: Any, **cache: Any) -> Any:
@@ -123,9 +127,11 @@ class ScriptedModel(LocalModel):
         self.text = text
 
     def generate(self, inputs: Any = None, **options: Any) -> Any:
+        self.pass_gate()
         streamer, criteria = options["streamer"], options["stopping_criteria"]
         streamer.put(inputs)
-        for token in [*demo_tokenizer()(self.text, add_special_tokens=False)["input_ids"], 2]:
+        tokens = [*demo_tokenizer()(self.text, add_special_tokens=False)["input_ids"], 2]
+        for token in tokens[: options["max_new_tokens"]]:
             streamer.put(torch.tensor([token]))
             if bool(criteria(inputs, None).all()):
                 break

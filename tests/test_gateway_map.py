@@ -154,7 +154,8 @@ def test_only_so_many_watch(served: RunningGateway) -> None:
 def test_who_goes_away_makes_room(served: RunningGateway) -> None:
     url = f"{served.url}/swarm/events"
     with httpx2.Client(timeout=30) as client, client.stream("GET", url) as found:
-        next(found.iter_lines())
+        lines = found.iter_lines()
+        next(lines)
         assert served.gateway.lookout.watchers == 1
     wait_for(lambda: served.gateway.lookout.watchers == 0, 30, "nobody watches")
 

@@ -70,6 +70,7 @@ export class MessageView {
 
   end({ finish, tokens }) {
     this.root.classList.remove("running");
+    cancelAnimationFrame(this.drawing);
     this.draw();
     const ends = { length: "cut off at the most tokens", stopped: "stopped" };
     this.numbers.textContent = this.story(tokens ?? this.pieces, ends[finish]);

@@ -40,6 +40,7 @@ export class SwarmMap {
   /** Light the hops of the current answer; none ends that. */
   light(hops) {
     this.hops = hops;
+    if (this.state) this.drawRows();
     this.drawChain();
   }
 
@@ -83,7 +84,7 @@ export class SwarmMap {
     for (const peer of this.state.peers) {
       const row = this.rows.get(peer.peer_id) || peerRow();
       this.rows.set(peer.peer_id, row);
-      fillRow(row, peer, this.name(peer.peer_id), this.state.model.layers);
+      fillRow(row, peer, this.name(peer.peer_id), this.state.model.layers, this.hops);
     }
     const ordered = wanted.map((id) => this.rows.get(id));
     if (ordered.some((row, i) => this.body.children[i] !== row)) this.body.append(...ordered);
@@ -147,14 +148,14 @@ function peerRow() {
   );
 }
 
-function fillRow(row, peer, name, layers) {
+function fillRow(row, peer, name, layers, hops) {
   const state = peer.failing ? "failing" : peer.state;
   const [start, end] = peer.span;
   row.dataset.state = state;
   row.dataset.peer = peer.peer_id;
   row.title = `${peer.peer_id}${peer.failing ? `: ${peer.failing}` : ""}`;
   row.querySelector(".peer-name").textContent = name;
-  row.querySelector(".peer-state").replaceChildren(...stateText(peer, state));
+  row.querySelector(".peer-state").replaceChildren(...stateText(peer, state, hops.some((hop) => hop.peer === peer.peer_id)));
   row.querySelector(".span-text").textContent = `${start}:${end}`;
   place(row.querySelector(".span"), start, end, layers);
   row.querySelector(".speed").textContent = peer.tokens_per_s ? short(peer.tokens_per_s) : "–";
@@ -173,9 +174,9 @@ function workText({ running, waiting, failovers }) {
 }
 
 /** The state and, where there is room, how far the peer is from the gateway. */
-function stateText(peer, state) {
+function stateText(peer, state, answering) {
   if (state !== "online") return [state];
-  const sessions = counted(peer.sessions, "session");
+  const sessions = answering ? "answering" : counted(peer.sessions, "session"); // which it announces later
   if (!peer.rtt_s) return [sessions];
   const away = `, ${(1000 * peer.rtt_s).toFixed(peer.rtt_s < 0.01 ? 1 : 0)} ms away`;
   return [sessions, element("span", { class: "away" }, away)];
