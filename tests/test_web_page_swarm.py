@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.network, needs_chromium]
 
 CAST = {"ada": "0:3", "ben": "3:6", "cleo": "6:8", "dora": "3:6"}  # one of them stands by
 PROMPT = "Tell me a story about Lily."
-TOKENS = 150
+TOKENS = 200
 KILL_AT = 40  # characters of the answer
 
 
@@ -48,12 +48,11 @@ def test_a_peer_dies_in_mid_answer_and_the_page_shows_it(
         page.fill("#prompt", PROMPT)
         page.keyboard.press("Enter")
         answer = page.locator(".answer")
-        lengths = {0, wait_for(lambda: len(answer.inner_text()), 30, "text comes")}
+        first = wait_for(answer.inner_text, 30, "text comes")
         lit = page.locator("tr.in-chain[data-peer]")
         assert lit.count() == 3
         assert page.locator("#chain .way").get_attribute("d")
         wait_for(lambda: len(answer.inner_text()) >= KILL_AT, 30, "it is in the middle")
-        lengths.add(len(answer.inner_text()))
         victim = lit.nth(1).locator(".peer-name").inner_text()
         (heir,) = {"ben", "dora"} - {victim}
         peers[victim].kill()
@@ -64,7 +63,8 @@ def test_a_peer_dies_in_mid_answer_and_the_page_shows_it(
         events.get_by_text(f"{victim} does not answer any more").wait_for()
         page.locator(".message.assistant:not(.running)").wait_for()
         asked: list[Any] = [{"role": "user", "content": PROMPT}]
-        assert answer.inner_text() == local_text(asked, TOKENS).strip()
-        assert len(lengths) == 3, "it came piece by piece"
+        whole = answer.inner_text()
+        assert whole == local_text(asked, TOKENS).strip()
+        assert len(first) < len(whole), "it came piece by piece"
         assert "1 hop replaced" in page.locator(".meta").inner_text()
         assert faults(page) == []
