@@ -50,7 +50,9 @@ def opened(browser: Browser, url: str, expected: Sequence[str] = (), **options: 
     context = browser.new_context(**options)
     page = context.new_page()
     page.set_default_timeout(30_000)
-    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on(
+        "console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda made: complaints.append(made.url) if not made.url.startswith(url) else None)
     try:

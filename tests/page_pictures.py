@@ -22,31 +22,29 @@ SHOT_AT = 190  # characters of the answer
 
 
 def main() -> None:
-    """One answer for each picture; a peer is killed in the first two."""
+    """One answer in which a peer is killed, in both themes; one on a narrow screen."""
     zygote = Zygote(Path(tempfile.mkdtemp()) / "log")
     try:
         with LocalSwarm(zygote) as swarm:
-            peers = {name: _serve(swarm, name) for name in CAST}
+            peers = {
+                name: swarm.serve("demo", span, "--threads", "1", "--name", name)
+                for name, span in CAST.items()
+            }
             with (
                 SwarmModel.from_pretrained("demo", peers=swarm.addresses[:1]) as model,
                 running(make_gateway(model)) as served,
                 browsing() as browser,
             ):
-                for name, size, theme in (
-                    ("light", WIDE, "light"),
-                    ("dark", WIDE, "dark"),
-                    ("narrow", NARROW, "light"),
-                ):
-                    with opened(browser, served.url, viewport=size, color_scheme=theme) as page:
-                        victim = _picture(page, peers, name) if size is WIDE else _quiet_picture(page, name)
-                    if victim:
-                        peers[victim] = _serve(swarm, victim)
+                with opened(browser, served.url, viewport=WIDE) as page:
+                    _kill_one(page, peers)
+                    for theme in ("light", "dark"):
+                        page.emulate_media(color_scheme=theme)
+                        _shoot(page, theme)
+                with opened(browser, served.url, viewport=NARROW) as page:
+                    _ask(page, SHOT_AT)
+                    _shoot(page, "narrow")
     finally:
         zygote.close()
-
-
-def _serve(swarm: LocalSwarm, name: str) -> PeerProcess:
-    return swarm.serve("demo", CAST[name], "--threads", "1", "--name", name)
 
 
 def _ask(page: Any, length: int) -> None:
@@ -60,21 +58,14 @@ def _wait_text(page: Any, length: int) -> None:
     wait_for(lambda: len(page.locator(".answer").text_content() or "") >= length, 60, "so much text")
 
 
-def _picture(page: Any, peers: dict[str, PeerProcess], name: str) -> str:
-    """Kill the second hop in mid-answer; returns who that was."""
-    wait_for(lambda: page.locator("tr[data-state=online]").count() == len(CAST), 60, "all are well")
+def _kill_one(page: Any, peers: dict[str, PeerProcess]) -> None:
+    """The second hop, in mid-answer."""
+    wait_for(lambda: page.locator("tr[data-state=online]").count() == len(CAST), 60, "all are there")
     _ask(page, SHOT_AT // 2)
     victim = str(page.locator("tr.in-chain[data-peer] .peer-name").nth(1).inner_text())
     peers[victim].kill()
     page.locator("#events", has_text="does not answer").wait_for()
     _wait_text(page, SHOT_AT)
-    _shoot(page, name)
-    return victim
-
-
-def _quiet_picture(page: Any, name: str) -> None:
-    _ask(page, SHOT_AT)
-    _shoot(page, name)
 
 
 def _shoot(page: Any, name: str) -> None:

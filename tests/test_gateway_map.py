@@ -15,8 +15,8 @@ from swarm.client.outlook import Outlook
 from swarm.core.span import Span
 from swarm.gateway import lookout
 from swarm.gateway.key_file import add_key, remove_key
-from swarm.gateway.lookout import Sight, Work
 from swarm.gateway.map_changes import Change, changes
+from swarm.gateway.sight import Sight, Work
 from swarm.routing.records import PeerRecord
 from swarm.routing.status import summarise
 from tests.gateway_lab import LocalModel, RunningGateway, make_gateway, running

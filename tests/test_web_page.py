@@ -42,7 +42,12 @@ def test_what_a_file_refers_to_is_a_file_of_the_page(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_parsed_as_html_or_evaluated(name: str) -> None:
     text = (FOLDER / name).read_text(encoding="utf-8")
-    assert re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|style=\"|\bon\w+=\"", text) == []
+    assert (
+        re.findall(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|style=\"|\bon\w+=\"", text
+        )
+        == []
+    )
 
 
 def test_the_page_itself_needs_no_key_and_names_no_other_server(served: RunningGateway) -> None:

@@ -7,34 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from swarm.client.outlook import Outlook
 from swarm.client.stats import ClientStats
 from swarm.gateway.admission import Admission
 from swarm.gateway.api_error import ApiError
+from swarm.gateway.sight import Sight, Work
 
 PERIOD_S = 0.5
 MOST_WATCHERS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What this gateway does in the swarm: answers now, and totals since its start."""
-
-    running: int
-    waiting: int
-    failovers: int
-    handovers: int
-    replayed_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """The swarm and this gateway's work in it at one moment."""
-
-    outlook: Outlook
-    work: Work
 
 
 class Lookout:

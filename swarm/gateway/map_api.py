@@ -15,9 +15,10 @@ from starlette.types import Send
 from swarm.core.errors import SwarmError
 from swarm.gateway.dialect import sse
 from swarm.gateway.door import Caller
-from swarm.gateway.lookout import PERIOD_S, Sight
+from swarm.gateway.lookout import PERIOD_S
 from swarm.gateway.map_changes import changes
 from swarm.gateway.routes import Gateway
+from swarm.gateway.sight import Sight
 from swarm.gateway.watched_response import STREAM_HEADERS, WatchedResponse, start
 from swarm.routing.status import as_json
 
@@ -33,7 +34,9 @@ def add_map(app: FastAPI, gateway: Gateway) -> None:
         gateway.door.admit(request.headers)
         return map_json(gateway, await gateway.lookout.see())
 
-    @app.get("/swarm/events", response_class=MapStream)
+    @app.get(
+        "/swarm/events", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}}
+    )
     async def events(request: Request) -> Response:
         """The same as server-sent events: `map` at once and whenever it changes, `change` for what happened."""
         gateway.door.admit(request.headers)
@@ -43,7 +46,7 @@ def add_map(app: FastAPI, gateway: Gateway) -> None:
 def map_json(gateway: Gateway, sight: Sight) -> dict[str, Any]:
     """What `/swarm/state` says."""
     outlook = sight.outlook
-    [report] = as_json([outlook.report])["models"]
+    report: dict[str, Any] = as_json([outlook.report])["models"][0]
     for peer in report["peers"]:
         peer["failing"] = outlook.failing.get(peer["peer_id"])
         peer["rtt_s"] = outlook.rtt_s.get(peer["peer_id"])
@@ -61,12 +64,10 @@ def map_json(gateway: Gateway, sight: Sight) -> dict[str, Any]:
 class MapStream(WatchedResponse):
     """Goes on until the client, its key or the gateway is gone."""
 
-    media_type = "text/event-stream"
-
     def __init__(self, gateway: Gateway, headers: Headers) -> None:
         super().__init__(Caller())
         self._gateway = gateway
-        self._headers = headers
+        self._asked_with = headers
 
     async def answer(self, send: Send) -> None:
         """Send what is to be seen, and then what changes."""
@@ -83,7 +84,7 @@ class MapStream(WatchedResponse):
         said_s = loop.time()
         while not self._gateway.lookout.closed:
             try:
-                self._gateway.door.admit(self._headers)
+                self._gateway.door.admit(self._asked_with)
                 sight = await self._gateway.lookout.see()
             except SwarmError:
                 return

@@ -7,12 +7,21 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from swarm.core.span import Span
-from swarm.gateway.lookout import Sight
+from swarm.gateway.sight import Sight
 from swarm.routing.records import PeerState
 from swarm.routing.status import PeerRow
 
 Kind = Literal[
-    "joined", "left", "moved", "draining", "failing", "recovered", "failover", "handover", "broken", "complete"
+    "joined",
+    "left",
+    "moved",
+    "draining",
+    "failing",
+    "recovered",
+    "failover",
+    "handover",
+    "broken",
+    "complete",
 ]
 
 

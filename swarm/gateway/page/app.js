@@ -88,6 +88,6 @@ for (const button of document.querySelectorAll("[data-shows]")) {
     for (const other of document.querySelectorAll("[data-shows]")) {
       other.setAttribute("aria-pressed", String(other === button));
     }
-    map.drawChain();
+    map.draw();
   });
 }

@@ -6,6 +6,8 @@ import { byId } from "./element.js";
 import { MessageView } from "./message_view.js";
 import { write } from "./writing.js";
 
+const NEAR_END_PX = 60;
+
 /**
  * Args: `parameters`; `people` knows the peers (`name(id)`, `model`); `stage` shows where the answer is written:
  * `began()`, `chain(hops)`, `token()`, `ended()`, `tookOver({from, to, start, end})`, `refused(status)`.
@@ -20,6 +22,7 @@ export class Chat {
     this.running = null;
     this.input = byId("prompt");
     this.talk = byId("talk");
+    this.follows = true; // the reader is at the end, and stays there
     this.listen();
     this.fitInput();
   }
@@ -35,6 +38,15 @@ export class Chat {
       this.send();
     });
     this.input.addEventListener("input", () => this.fitInput());
+    this.talk.addEventListener("scroll", () => {
+      const { scrollTop, scrollHeight, clientHeight } = this.talk;
+      this.follows = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+    });
+    const grown = new ResizeObserver(() => {
+      if (this.follows) this.toEnd();
+    });
+    grown.observe(byId("messages"));
+    grown.observe(this.talk);
     byId("stop").addEventListener("click", () => this.stop());
     byId("new-chat").addEventListener("click", () => this.clear());
     document.addEventListener("keydown", (event) => {
@@ -88,7 +100,7 @@ export class Chat {
     this.turns.push(turn);
     this.views.push(view);
     byId("messages").append(view.root);
-    this.talk.scrollTop = this.talk.scrollHeight;
+    this.toEnd();
     return { turn, view };
   }
 
@@ -113,7 +125,6 @@ export class Chat {
         turn.text += piece;
         view.piece();
         this.stage.token();
-        this.follow();
       },
     };
     try {
@@ -124,7 +135,6 @@ export class Chat {
       this.failed(error, view);
     } finally {
       this.setRunning(null);
-      this.follow();
       this.stage.ended();
     }
   }
@@ -149,10 +159,9 @@ export class Chat {
     else if (stopHadFocus) this.input.focus();
   }
 
-  /** Keep the end in sight, unless the reader has gone back. */
-  follow() {
-    const { scrollTop, scrollHeight, clientHeight } = this.talk;
-    if (scrollHeight - scrollTop - clientHeight < 90) this.talk.scrollTop = scrollHeight;
+  toEnd() {
+    this.follows = true;
+    this.talk.scrollTop = this.talk.scrollHeight;
   }
 
   fitInput() {

@@ -3,7 +3,9 @@
 import { byId, element } from "./element.js";
 
 const CLIENT = "client";
-const MOST_MARKS = 9;
+const MARK_PX = 26; // room for a number on the axis
+const TEXT_PX = 44; // room for a span's text in its bar
+const CELL_PX = 5; // cells of layers that are narrower are drawn without gaps
 
 /** Args: `overlay` draws the chain over the map. */
 export class SwarmMap {
@@ -14,7 +16,7 @@ export class SwarmMap {
     this.hops = [];
     this.state = null;
     this.body = byId("peers");
-    new ResizeObserver(() => this.drawChain()).observe(byId("map"));
+    new ResizeObserver(() => this.draw()).observe(byId("map"));
   }
 
   /** What the model is, or null before the first look. */
@@ -31,20 +33,25 @@ export class SwarmMap {
   show(state) {
     this.state = state;
     for (const peer of state.peers) if (peer.name) this.names.set(peer.peer_id, peer.name);
-    this.drawAxis();
-    this.drawRows();
-    this.drawChain();
+    this.draw();
     byId("swarm-summary").textContent = this.summary();
   }
 
   /** Light the hops of the current answer; none ends that. */
   light(hops) {
     this.hops = hops;
-    if (this.state) this.drawRows();
+    this.draw();
+  }
+
+  draw() {
+    if (!this.state) return;
+    this.drawAxis();
+    this.drawRows();
     this.drawChain();
   }
 
   drawAxis() {
+    const axis = byId("axis");
     const { layers } = this.state.model;
     const counts = this.coverage();
     const cells = counts.map((count, layer) => {
@@ -52,14 +59,16 @@ export class SwarmMap {
       place(cell, layer, layer + 1, layers);
       return cell;
     });
-    const step = Math.ceil(layers / (MOST_MARKS - 1)) || 1;
-    const at = [...Array(MOST_MARKS).keys()].map((i) => i * step).filter((layer) => layer <= layers - step / 2);
+    const most = Math.max(2, Math.floor(axis.clientWidth / MARK_PX));
+    const step = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((count) => layers / count < most) || layers;
+    const at = [...Array(most).keys()].map((i) => i * step).filter((layer) => layer <= layers - step);
     const marks = [...at, layers].map((layer) => {
       const mark = element("b", {}, String(layer));
       mark.style.left = `${(100 * layer) / layers}%`;
       return mark;
     });
-    if (layers) byId("axis").replaceChildren(...cells, ...marks);
+    axis.classList.toggle("fine", axis.clientWidth / layers < CELL_PX);
+    if (layers) axis.replaceChildren(...cells, ...marks);
   }
 
   /** How many peers serve each layer that this gateway can use. */
@@ -91,7 +100,6 @@ export class SwarmMap {
   }
 
   drawChain() {
-    if (!this.state) return;
     const { layers } = this.state.model;
     for (const [id, row] of this.rows) {
       const mine = this.hops.filter((hop) => hop.peer === id);
@@ -157,7 +165,10 @@ function fillRow(row, peer, name, layers, hops) {
   row.querySelector(".peer-name").textContent = name;
   row.querySelector(".peer-state").replaceChildren(...stateText(peer, state, hops.some((hop) => hop.peer === peer.peer_id)));
   row.querySelector(".span-text").textContent = `${start}:${end}`;
-  place(row.querySelector(".span"), start, end, layers);
+  const bar = row.querySelector(".span");
+  place(bar, start, end, layers);
+  const isNarrow = (row.querySelector(".track").clientWidth * (end - start)) / layers < TEXT_PX;
+  bar.dataset.text = isNarrow ? (end < layers * 0.7 ? "after" : "before") : "inside";
   row.querySelector(".speed").textContent = peer.tokens_per_s ? short(peer.tokens_per_s) : "–";
   const used = peer.total_tokens ? 1 - peer.free_tokens / peer.total_tokens : 0;
   const load = row.querySelector(".load");
