@@ -26,6 +26,7 @@ def gateway(settings: GatewaySettings) -> None:
 
     Clients of OpenAI's and Anthropic's APIs work with it: chat, completions, responses and messages, with streaming.
     """
+    settings.start_log()
     clear_ready_file(settings.ready_file)
     config = settings.gateway_config()
     if sys.stderr.isatty():

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from swarm.cli.log_settings import LogSettings
 from swarm.cli.setting_types import Count, File, Host, Port, Seconds, ShortName, Shown, Switch, WholeNumber
 from swarm.cli.settings import ModelSettings, PeersSettings, Settings
 from swarm.core.config import ClientConfig, Precision
@@ -15,7 +16,7 @@ from swarm.gateway.config import GatewayConfig
 _CLIENT = ClientConfig()
 
 
-class GatewaySettings(PeersSettings, ModelSettings):
+class GatewaySettings(PeersSettings, ModelSettings, LogSettings):
     """`swarm gateway MODEL`."""
 
     PANEL = "Options"

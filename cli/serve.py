@@ -26,6 +26,7 @@ def serve(settings: ServeSettings) -> None:
 
     Without --peers this starts a new swarm; it prints the line with which others join.
     """
+    settings.start_log()
     clear_ready_file(settings.ready_file)
     with claimed_identity(settings.identity) as identity:
         config = settings.peer_config(identity)

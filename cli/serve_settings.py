@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from swarm.cli.log_settings import LogSettings
 from swarm.cli.setting_types import (
     Count,
     Device,
@@ -129,7 +130,7 @@ class LimitSettings(NodeSettings):
         )
 
 
-class ServeSettings(LimitSettings, ModelSettings):
+class ServeSettings(LimitSettings, ModelSettings, LogSettings):
     """`swarm serve MODEL`."""
 
     PANEL = "Options"

@@ -21,6 +21,7 @@ from swarm.core.errors import (
     SessionLost,
     SwarmError,
 )
+from swarm.core.log_fields import session_fields
 from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.core.span import Span
 from swarm.peer.arrival import Arrival
@@ -287,5 +288,5 @@ async def sweep_idle(table: SessionTable, stepping: Stepping) -> None:
         before_s = asyncio.get_running_loop().time() - idle_session_s
         table.prefixes.expire(before_s)
         for session in table.idle_since(before_s):
-            logger.info("session %s ended after %g s without a step", session.id.hex()[:8], idle_session_s)
+            logger.info("no step for %g s", idle_session_s, extra=session_fields(session.id))
             stepping.end(session)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from swarm.core.errors import PeerBusy, RequestError
+from swarm.core.log_fields import session_fields
 from swarm.peer.control import Control, sweep_idle
 from swarm.peer.crew import Crew
 from swarm.peer.departure import tell_client
@@ -93,7 +94,7 @@ class Service:
 
     def _link_ended(self, link: Link) -> None:
         for session in self.sessions.of_client(link):
-            logger.info("session %s ended: its client left", session.id.hex()[:8])
+            logger.info("the client of a session left", extra=session_fields(session.id))
             self._stepping.end(session)
         self.sessions.client_left()
         self._stepping.next_left(link)

@@ -7,9 +7,11 @@ that brings its output. Whatever has to wait goes on in a task of the crew.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 
 from swarm.core.errors import PeerError, RequestError, SessionLost, SwarmError
+from swarm.core.log_fields import session_fields
 from swarm.peer.crew import Crew
 from swarm.peer.departure import (
     Departure,
@@ -29,6 +31,8 @@ from swarm.wire.link import Link
 from swarm.wire.step_messages import Output, Replayed, StepFailed, StepMessage
 from swarm.wire.tensor_size import decoded_nbytes
 from swarm.wire.tensors import Packed, unpack
+
+logger = logging.getLogger(__name__)
 
 
 class Stepping:
@@ -158,6 +162,9 @@ class Stepping:
         """Report a failed step; a session that failed inside of the layers cannot go on, and its memory is needed."""
         session, error = finished.session, finished.error
         assert error is not None
+        logger.info(
+            "a step failed: %s", error, extra=session_fields(session.id, step=finished.message.number)
+        )
         if not isinstance(error, RequestError):
             self.end(session)
         await tell_client(session.client, failed(session.id, finished.message.number, error))
