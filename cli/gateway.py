@@ -34,7 +34,7 @@ def gateway(settings: GatewaySettings) -> None:
     try:
         from swarm.gateway.server import serve  # imports torch, transformers and hivemind: seconds
     except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "starlette", "prometheus_client"):
+        if (exc.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "starlette"):
             raise
         raise ConfigError(MISSING) from exc
     run_async(serve(config, on_ready=_announcer(settings)))

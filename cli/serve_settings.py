@@ -24,7 +24,7 @@ from swarm.cli.setting_types import (
     WholeNumber,
 )
 from swarm.cli.settings import ModelSettings, PeersSettings
-from swarm.core.config import NodeConfig, PeerConfig, PeerLimits, Precision, Quantization
+from swarm.core.config import MetricsConfig, NodeConfig, PeerConfig, PeerLimits, Precision, Quantization
 
 _LIMITS = PeerLimits()
 
@@ -157,6 +157,17 @@ class ServeSettings(LimitSettings, ModelSettings, LogSettings):
         ShortName | None, Shown("TEXT"), Field(description="Name that others see in `swarm status`.")
     ] = None
 
+    metrics_port: Annotated[
+        Port | None,
+        Shown(default="no metrics"),
+        Field(description="Serve /metrics for Prometheus on this TCP port; 0 takes any free one."),
+    ] = None
+    metrics_host: Annotated[
+        Host,
+        Shown("IP"),
+        Field(description="Interface for it; whoever reaches it may read, there are no keys."),
+    ] = "127.0.0.1"
+
     @model_validator(mode="after")
     def _options_agree(self) -> Self:
         if self.quantize and self.device == "mps":
@@ -180,4 +191,7 @@ class ServeSettings(LimitSettings, ModelSettings, LogSettings):
             name=self.name,
             limits=self.limits(),
             ready_file=self.ready_file,
+            metrics=None
+            if self.metrics_port is None
+            else MetricsConfig(self.metrics_host, self.metrics_port),
         )

@@ -28,6 +28,7 @@ from swarm.peer.ready import ReadyInfo, write_ready_file
 from swarm.peer.service import Doorkeeper, Service
 from swarm.peer.sessions import SessionTable
 from swarm.peer.stop_signals import StopSignals
+from swarm.peer.watch import Watch, watched
 from swarm.routing.announcement import claims, decode
 from swarm.routing.placement import choose_span
 from swarm.routing.records import BUCKETS, PeerRecord, PeerState, model_key
@@ -63,7 +64,8 @@ async def serve(config: PeerConfig, *, on_ready: Callable[[ReadyInfo], None] = l
     stop = StopSignals()
     executor = Executor()
     try:
-        await _serve(config, on_ready, stop, executor)
+        async with watched(config.metrics) as watch:
+            await _serve(config, on_ready, stop, executor, watch)
     except* SwarmError as group:
         raise _first(group) from None
     except* asyncio.CancelledError:
@@ -83,7 +85,11 @@ def _first(group: BaseExceptionGroup[SwarmError]) -> SwarmError:
 
 
 async def _serve(
-    config: PeerConfig, on_ready: Callable[[ReadyInfo], None], stop: StopSignals, executor: Executor
+    config: PeerConfig,
+    on_ready: Callable[[ReadyInfo], None],
+    stop: StopSignals,
+    executor: Executor,
+    watch: Watch,
 ) -> None:
     if config.threads is not None:
         limit_threads(config.threads)
@@ -98,6 +104,7 @@ async def _serve(
     identity = Identity.ephemeral() if path is None else Identity.load_or_create(path)
     door = Doorkeeper()
     node = await Node.start(config.node, identity, handler=door.handle, inspect=claims)
+    watch.joined(node)
     try:
         place = await _choose_place(config, source, device, node)
         load = partial(Shard.load, source, place.span, dtype=place.dtype, device=device)
@@ -112,8 +119,16 @@ async def _serve(
         offer = Offer(shard, source.uid, source.short_name, name, source.n_layers)
         async with asyncio.TaskGroup() as tasks:
             sessions = SessionTable(KVPool(place.cache_tokens), config.limits)
-            service = door.service = Service(node, offer, sessions, executor, tasks)
-            running = _Peer(config, node, offer, service, tasks)
+            service = door.service = Service(node, offer, sessions, executor, tasks, watch.tally)
+            watch.serving(
+                service,
+                peer_id=node.peer_id,
+                name=config.name or "",
+                model=offer.model_name,
+                layers=str(offer.span),
+                precision=offer.precision,
+            )
+            running = _Peer(config, node, offer, service, tasks, watch.url)
             tasks.create_task(running.run(on_ready, stop))
     finally:
         await node.stop()
@@ -155,12 +170,19 @@ class _Peer:
     """A loaded peer from its first announcement to its last."""
 
     def __init__(
-        self, config: PeerConfig, node: Node, offer: Offer, service: Service, tasks: asyncio.TaskGroup
+        self,
+        config: PeerConfig,
+        node: Node,
+        offer: Offer,
+        service: Service,
+        tasks: asyncio.TaskGroup,
+        metrics_url: str | None,
     ) -> None:
         self._config = config
         self._offer = offer
         self._node = node
         self._tasks = tasks
+        self._metrics_url = metrics_url
         self._probed_s_per_layer = 0.0
         self._announcer = Announcer(node.directory, self._record, config.limits.lease_s)
         self.service = service
@@ -178,6 +200,7 @@ class _Peer:
             self._offer.model_name,
             str(self._offer.span),
             os.getpid(),
+            self._metrics_url,
         )
         if self._config.ready_file is not None:
             write_ready_file(self._config.ready_file, info)

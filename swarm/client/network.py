@@ -21,6 +21,8 @@ from swarm.core.precision import dtype_of
 from swarm.core.span import Span
 from swarm.routing.chain import Chain, Hop
 from swarm.shards.step import Step
+from swarm.wire.link import Link
+from swarm.wire.traffic import Traffic
 
 
 class Network:
@@ -87,6 +89,16 @@ class Network:
     def profile(self) -> StepProfile:
         """Where the time of decode steps went so far; meaningful while one session runs at a time."""
         return self._shared.profile
+
+    @property
+    def links(self) -> list[Link]:
+        """The links to peers that are open now."""
+        return self._shared.node.links()
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes over all links there ever were."""
+        return self._shared.node.traffic
 
     def peer_name(self, peer_id: str) -> str:
         """The name a peer gave itself, or an empty string."""

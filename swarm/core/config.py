@@ -60,8 +60,19 @@ class PeerLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """Where a page for Prometheus is served; `port` 0 means any free one."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class PeerConfig:
-    """Everything `swarm serve` decides. `layers` None means auto, `cache_tokens` None means what fits."""
+    """Everything `swarm serve` decides.
+
+    `layers` None means auto, `cache_tokens` None means what fits, `metrics` None means no page of metrics.
+    """
 
     model: ModelConfig
     node: NodeConfig = NodeConfig()
@@ -74,6 +85,7 @@ class PeerConfig:
     name: str | None = None
     limits: PeerLimits = PeerLimits()
     ready_file: Path | None = None
+    metrics: MetricsConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)

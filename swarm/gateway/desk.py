@@ -42,7 +42,9 @@ class Desk:
         Raises:
             ApiError: there is no room.
         """
+        came_s = self._meter.now_s
         await self.admission.acquire(ask.continuations)
+        self._meter.waited(self._meter.now_s - came_s)
         timing = self._meter.timing(ask.prompt_tokens)
         began_s = self._meter.now_s
         answer = Answer(ask)

@@ -71,7 +71,7 @@ async def _gateway(config: GatewayConfig, model: SwarmModel, door: Door) -> Asyn
     tokenizer = await asyncio.to_thread(load_tokenizer, config.model)
     vocabulary = Vocabulary(tokenizer, model.config, model.generation_config)
     admission = Admission(config.sessions, config.queue)
-    meter = Meter(admission, model.stats)
+    meter = Meter(admission, model.stats, book=model.swarm)
     desk = Desk(model, vocabulary, admission, meter)
     pooling = await asyncio.to_thread(read_pooling, index.files.fetch)
     gateway = Gateway(name, Prompter(vocabulary, name), desk, door, meter, pooling)
