@@ -31,6 +31,7 @@ COMMANDS = {
     "check": "Compare a model cut into spans with the whole one.",
     "demo": "Try it: a small swarm on this machine that loses a peer.",
     "bench": "Measure a swarm on this machine beside the local model.",
+    "tune": "Find the fastest settings for a peer on this machine.",
     "simulate": "Simulate swarms of many peers in virtual time.",
     "version": "Print the versions of this program and of what it builds on.",
 }
