@@ -147,6 +147,9 @@ LeaseSeconds = Annotated[
 ShortName = Annotated[
     str, Field(max_length=64), AfterValidator(_printable), says("must be at most 64 printable characters")
 ]
+Url = Annotated[
+    str, Field(pattern=r"^https?://[^\s/]+"), says("must be a URL, such as http://127.0.0.1:4318/v1/traces")
+]
 Device = Annotated[
     str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$"), says("must be auto, cpu, cuda, cuda:N or mps")
 ]

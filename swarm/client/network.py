@@ -167,6 +167,11 @@ class NetworkSession:
         return chain_of(self._session)
 
     @property
+    def sessions(self) -> tuple[str, ...]:
+        """The ids of this session on the hops of its chain, as the peers' logs have them."""
+        return tuple(hop.session.hex() for hop in list(self._session.hops))
+
+    @property
     def profile(self) -> StepProfile:
         """Where the time of this session's decode steps went."""
         return self._session.profile

@@ -162,9 +162,15 @@ class AnswerTiming:
             self._first_s = self._meter.now_s
             self._meter.first(self._first_s - self._began_s)
 
-    def ended(self, outcome: Literal["done", "failed", "gone"]) -> None:
-        """Nothing more comes."""
+    @property
+    def first_token_s(self) -> float | None:
+        """From the start to the first token; None before it."""
+        return None if self._first_s is None else self._first_s - self._began_s
+
+    def ended(self, outcome: Literal["done", "failed", "gone"]) -> float:
+        """Nothing more comes; how long it took."""
         now_s = self._meter.now_s
         self._meter.ended(outcome, now_s - self._began_s)
         if self._first_s is not None and self._tokens > 1:
             self._meter.paced((now_s - self._first_s) / (self._tokens - 1))
+        return now_s - self._began_s

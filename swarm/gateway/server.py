@@ -9,12 +9,13 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import torch
 import uvicorn
 
 from swarm.client.model import SwarmModel
-from swarm.core.errors import NodeError
+from swarm.core.errors import ConfigError, NodeError
 from swarm.gateway.admission import Admission
 from swarm.gateway.app import build_app
 from swarm.gateway.config import GatewayConfig
@@ -24,10 +25,14 @@ from swarm.gateway.meter import Meter
 from swarm.gateway.pooling import read_pooling
 from swarm.gateway.prompts import Prompter
 from swarm.gateway.routes import Gateway
+from swarm.gateway.story import Story
 from swarm.gateway.vocabulary import Vocabulary
 from swarm.peer.ready import ReadyInfo, write_ready_file
 from swarm.shards.checkpoint_index import CheckpointIndex
 from swarm.shards.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from swarm.gateway.tracing import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +77,14 @@ async def _gateway(config: GatewayConfig, model: SwarmModel, door: Door) -> Asyn
     vocabulary = Vocabulary(tokenizer, model.config, model.generation_config)
     admission = Admission(config.sessions, config.queue)
     meter = Meter(admission, model.stats, book=model.swarm)
-    desk = Desk(model, vocabulary, admission, meter)
+    traces = _traces(config, name)
+
+    def tell(story: Story) -> None:
+        story.log()
+        if traces is not None:
+            traces.tell(story)
+
+    desk = Desk(model, vocabulary, admission, meter, tell)
     pooling = await asyncio.to_thread(read_pooling, index.files.fetch)
     gateway = Gateway(name, Prompter(vocabulary, name), desk, door, meter, pooling)
     beating = asyncio.create_task(gateway.pulse.run())
@@ -83,6 +95,21 @@ async def _gateway(config: GatewayConfig, model: SwarmModel, door: Door) -> Asyn
         with suppress(asyncio.CancelledError):
             await beating
         await desk.close()
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
+
+
+def _traces(config: GatewayConfig, model: str) -> Traces | None:
+    """Raises:
+    ConfigError: they are wanted, but their packages are not installed.
+    """
+    if config.otlp is None:
+        return None
+    try:
+        from swarm.gateway.tracing import Traces
+    except ModuleNotFoundError as exc:
+        raise ConfigError("--otlp needs OpenTelemetry's packages: pip install 'layerswarm[otel]'") from exc
+    return Traces.to(config.otlp, model)
 
 
 async def _run(config: GatewayConfig, gateway: Gateway, listener: socket.socket, on_ready: Ready) -> None:
