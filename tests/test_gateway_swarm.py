@@ -179,7 +179,7 @@ def test_a_stop_text_ends_the_answer_after_the_death_of_a_peer_too(site: Site, a
     ):
         if api == "chat":
             chunks: Any = openai.chat.completions.create(
-                model="demo", messages=STORY, max_tokens=TOKENS, stop=stop, temperature=0, stream=True
+                model="demo", messages=STORY, max_tokens=TOKENS, stop=stop, stream=True
             )
             pieces = (chunk.choices[0].delta.content or "" for chunk in chunks)
         else:
@@ -188,7 +188,6 @@ def test_a_stop_text_ends_the_answer_after_the_death_of_a_peer_too(site: Site, a
                 messages=STORY,
                 max_tokens=TOKENS,
                 stop_sequences=[stop],
-                temperature=0,
                 stream=True,
             )
             pieces = (event.delta.text for event in events if event.type == "content_block_delta")
