@@ -110,7 +110,7 @@ async def _serve(
         load = partial(Shard.load, source, place.span, dtype=place.dtype, device=device)
         shard = await executor.run(partial(load, quantize=config.quantize))
         batching = await executor.run(lambda: shard.batching)
-        await executor.run(lambda: shard.looks_ahead)  # tried out in the device's thread
+        await executor.run(lambda: shard.recording(shard.span))  # tried out in the device's thread
         logger.info(
             "steps of several sessions run %s",
             batching if batching == "one by one" else f"in one {batching} batch",

@@ -223,7 +223,8 @@ class Worker:
         idle = not self._queue and not self._running and self._executor.is_idle
         if is_step and idle and not session.closed and session.shard.shard.looks_ahead:
             run = self._executor.run_here if self._is_quick else self._executor.submit
-            run(session.shard.prepare_next, _log_failure)
+            shard = session.shard.shard
+            run(lambda: session.shard.prepare_next(shard.recording(session.shard.span)), _log_failure)
 
     def _requeue(self, begun: Sequence[Queued]) -> None:
         """Long steps of which only a portion has run go on before what came later."""

@@ -42,7 +42,8 @@ class FastLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in nn.Linear
         rows = input.numel() // input.shape[-1]
         kind = "one" if rows == 1 else "few" if rows <= _FEW_ROWS else "many"
-        output = self.products[kind](input, self.weight)
+        product = linear if torch._C._get_tracing_state() else self.products[kind]  # NumPy leaves no trace
+        output = product(input, self.weight)
         return output if self.bias is None else output + self.bias
 
 

@@ -21,6 +21,8 @@ from swarm.shards.foreign_code import CANNOT_RUN
 from swarm.shards.layer_state import LayerForm, forms_of
 from swarm.shards.products import use_fast_products
 from swarm.shards.quantize import state_bytes
+from swarm.shards.recording import can_record, record
+from swarm.shards.rehearsal import Recording
 from swarm.shards.self_check import Batching, choose_batching
 from swarm.shards.session import ShardSession
 from swarm.shards.siblings import join_siblings
@@ -38,6 +40,8 @@ from swarm.shards.step_form import StepForm, check_tensors
 from swarm.shards.stubs import ZeroEmbedding
 from swarm.shards.traits import read_traits
 from swarm.shards.window import LayerWindow
+
+MOST_RECORDINGS = 8  # chains may enter and leave a span anywhere; each recording takes a fraction of a second
 
 
 class Shard(nn.Module):
@@ -73,6 +77,7 @@ class Shard(nn.Module):
             if isinstance(module, ZeroEmbedding):
                 module.__dict__["like"] = self._like
         self._runs: dict[Span, SpanRun] = {}
+        self._recordings: dict[Span, Recording] = {}
         tensors = [*model.parameters(), *model.buffers()]
         self.quantized = state_bytes(model) > 0
         self.weight_bytes = sum(t.numel() * t.element_size() for t in tensors) + state_bytes(model)
@@ -157,6 +162,19 @@ class Shard(nn.Module):
     def looks_ahead(self) -> bool:
         """Whether sessions may prepare their next step; the first use tries it out, in the calling thread."""
         return can_look_ahead(self)
+
+    @cached_property
+    def is_recordable(self) -> bool:
+        """Whether decode steps may run as recordings; the first use tries it out, in the calling thread."""
+        return can_record(self)
+
+    def recording(self, span: Span) -> Recording | None:
+        """The recorded decode step of `span`, made at the first use; None if there is none."""
+        if not self.is_recordable:
+            return None
+        if span not in self._recordings and len(self._recordings) < MOST_RECORDINGS:
+            self._recordings[span] = record(self, span)
+        return self._recordings.get(span)
 
     @cached_property
     def attention_configs(self) -> list[Any]:
