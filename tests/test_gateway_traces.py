@@ -13,22 +13,22 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from swarm.gateway.story import HopStory, Story
+from swarm.gateway.account import Account, HopAccount
 from swarm.gateway.tracing import Traces
 from tests.conftest import SwarmFactory
 from tests.peers import LocalSwarm
 from tests.test_cli_gateway import start
 
 HOPS = (
-    HopStory("peerA", "0:4", "aa" * 16, queue_s=0.1, compute_s=0.2, serialise_s=0.0),
-    HopStory("peerB", None, None, queue_s=0.0, compute_s=0.4, serialise_s=0.0),
+    HopAccount("peerA", "0:4", "aa" * 16, queue_s=0.1, compute_s=0.2, serialise_s=0.0),
+    HopAccount("peerB", None, None, queue_s=0.0, compute_s=0.4, serialise_s=0.0),
 )
 
 
 def test_a_request_is_a_span_and_its_hops_are_below_it() -> None:
     exporter = InMemorySpanExporter()
     traces = Traces("demo", exporter)
-    traces.tell(Story(10**18, 2.0, 0.5, "done", 7, 3, steps=2, links_s=0.1, hops=HOPS))
+    traces.tell(Account(10**18, 2.0, 0.5, "done", 7, 3, steps=2, links_s=0.1, hops=HOPS))
     traces.close()
     first, second, whole = exporter.get_finished_spans()
     assert whole.name == "chat demo"

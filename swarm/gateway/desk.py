@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from swarm.core.errors import SwarmError
+from swarm.gateway.account import Account, Outcome
 from swarm.gateway.admission import Admission
 from swarm.gateway.answer import Answer
 from swarm.gateway.ask import Ask, Sampling
@@ -22,7 +23,6 @@ from swarm.gateway.generation import Generation, LinedModel
 from swarm.gateway.generation import Outcome as GenerationOutcome
 from swarm.gateway.meter import Meter
 from swarm.gateway.pooling import Pooling
-from swarm.gateway.story import Outcome, Story
 from swarm.gateway.vocabulary import Vocabulary
 
 
@@ -35,7 +35,7 @@ class Desk:
         vocabulary: Vocabulary,
         admission: Admission,
         meter: Meter,
-        tell: Callable[[Story], None] = Story.log,
+        tell: Callable[[Account], None] = Account.log,
     ) -> None:
         self.model = model
         self._vocabulary = vocabulary
@@ -62,7 +62,7 @@ class Desk:
 
         def ended(outcome: Outcome) -> float:
             took_s = timing.ended(outcome)
-            self._tell(Story.of(answer, began_ns, took_s, timing.first_token_s, outcome))
+            self._tell(Account.of(answer, began_ns, took_s, timing.first_token_s, outcome))
             return took_s
 
         try:

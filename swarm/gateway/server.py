@@ -16,6 +16,7 @@ import uvicorn
 
 from swarm.client.model import SwarmModel
 from swarm.core.errors import ConfigError, NodeError
+from swarm.gateway.account import Account
 from swarm.gateway.admission import Admission
 from swarm.gateway.app import build_app
 from swarm.gateway.config import GatewayConfig
@@ -25,7 +26,6 @@ from swarm.gateway.meter import Meter
 from swarm.gateway.pooling import read_pooling
 from swarm.gateway.prompts import Prompter
 from swarm.gateway.routes import Gateway
-from swarm.gateway.story import Story
 from swarm.gateway.vocabulary import Vocabulary
 from swarm.peer.ready import ReadyInfo, write_ready_file
 from swarm.shards.checkpoint_index import CheckpointIndex
@@ -79,10 +79,10 @@ async def _gateway(config: GatewayConfig, model: SwarmModel, door: Door) -> Asyn
     meter = Meter(admission, model.stats, book=model.swarm)
     traces = _traces(config, name)
 
-    def tell(story: Story) -> None:
-        story.log()
+    def tell(account: Account) -> None:
+        account.log()
         if traces is not None:
-            traces.tell(story)
+            traces.tell(account)
 
     desk = Desk(model, vocabulary, admission, meter, tell)
     pooling = await asyncio.to_thread(read_pooling, index.files.fetch)

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
 from swarm.core.version import VERSION
-from swarm.gateway.story import HopStory, Story
+from swarm.gateway.account import Account, HopAccount
 
 
 class Traces:
@@ -28,34 +28,34 @@ class Traces:
         """Traces that are sent to this URL, over OTLP."""
         return cls(model, OTLPSpanExporter(endpoint=endpoint))
 
-    def tell(self, story: Story) -> None:
+    def tell(self, account: Account) -> None:
         """A request has ended. Spans leave later, in a thread of the library's."""
         attributes: dict[str, str | int | float] = {
             "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": "layerswarm",
             "gen_ai.request.model": self._model,
-            "gen_ai.usage.input_tokens": story.prompt_tokens,
-            "gen_ai.usage.output_tokens": story.new_tokens,
-            "swarm.outcome": story.outcome,
-            "swarm.steps": story.steps,
-            "swarm.links_s": story.links_s,
+            "gen_ai.usage.input_tokens": account.prompt_tokens,
+            "gen_ai.usage.output_tokens": account.new_tokens,
+            "swarm.outcome": account.outcome,
+            "swarm.steps": account.steps,
+            "swarm.links_s": account.links_s,
         }
-        if story.first_token_s is not None:
-            attributes["gen_ai.server.time_to_first_token"] = story.first_token_s
+        if account.first_token_s is not None:
+            attributes["gen_ai.server.time_to_first_token"] = account.first_token_s
         span = self._tracer.start_span(
-            f"chat {self._model}", kind=SpanKind.SERVER, start_time=story.began_ns, attributes=attributes
+            f"chat {self._model}", kind=SpanKind.SERVER, start_time=account.began_ns, attributes=attributes
         )
-        if story.outcome == "failed":
+        if account.outcome == "failed":
             span.set_status(Status(StatusCode.ERROR))
-        if story.first_token_s is not None:
-            span.add_event("first token", timestamp=story.began_ns + _ns(story.first_token_s))
+        if account.first_token_s is not None:
+            span.add_event("first token", timestamp=account.began_ns + _ns(account.first_token_s))
         assert isinstance(span, Span)
-        start_ns = story.began_ns + _ns(story.first_token_s or 0.0)
-        for hop in story.hops:
+        start_ns = account.began_ns + _ns(account.first_token_s or 0.0)
+        for hop in account.hops:
             start_ns = self._hop(span, hop, start_ns)
-        span.end(story.began_ns + _ns(story.duration_s))
+        span.end(account.began_ns + _ns(account.duration_s))
 
-    def _hop(self, parent: Span, hop: HopStory, start_ns: int) -> int:
+    def _hop(self, parent: Span, hop: HopAccount, start_ns: int) -> int:
         """A child as long as all steps on this hop together; when it ends."""
         known = {"swarm.layers": hop.layers, "swarm.session": hop.session}
         span = self._tracer.start_span(

@@ -14,7 +14,7 @@ Outcome = Literal["done", "failed", "gone"]
 
 
 @dataclass(frozen=True, slots=True)
-class HopStory:
+class HopAccount:
     """One peer's part: seconds of all its decode steps; no layers and no session where it was replaced meanwhile."""
 
     peer: str
@@ -30,7 +30,7 @@ class HopStory:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class Account:
     """One request, from the start of its generation.
 
     Attributes:
@@ -48,13 +48,13 @@ class Story:
     new_tokens: int
     steps: int
     links_s: float
-    hops: tuple[HopStory, ...]
+    hops: tuple[HopAccount, ...]
 
     @classmethod
     def of(
         cls, answer: Answer, began_ns: int, duration_s: float, first_token_s: float | None, outcome: Outcome
-    ) -> Story:
-        """The story of an answer that has ended."""
+    ) -> Account:
+        """Of an answer that has ended."""
         profile = answer.profile
         chain = answer.chain.hops if answer.chain is not None else ()
         parts = dict(
@@ -64,7 +64,7 @@ class Story:
         for peer, times in profile.hops.items():
             hop, session = parts.get(peer, (None, None))
             layers = None if hop is None else str(hop.span)
-            hops.append(HopStory(peer, layers, session, times.queue_s, times.compute_s, times.serialise_s))
+            hops.append(HopAccount(peer, layers, session, times.queue_s, times.compute_s, times.serialise_s))
         links_s = max(profile.network_s, 0.0) if profile.steps else 0.0
         usage = answer.usage
         return cls(
