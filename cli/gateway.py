@@ -26,6 +26,7 @@ def gateway(settings: GatewaySettings) -> None:
 
     Clients of OpenAI's and Anthropic's APIs work with it: chat, completions, responses and messages, with streaming.
     """
+    settings.start_log()
     clear_ready_file(settings.ready_file)
     config = settings.gateway_config()
     if sys.stderr.isatty():
@@ -33,7 +34,7 @@ def gateway(settings: GatewaySettings) -> None:
     try:
         from swarm.gateway.server import serve  # imports torch, transformers and hivemind: seconds
     except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "starlette", "prometheus_client"):
+        if (exc.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "starlette"):
             raise
         raise ConfigError(MISSING) from exc
     run_async(serve(config, on_ready=_announcer(settings)))

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from swarm.cli.log_settings import LogSettings
 from swarm.cli.setting_types import (
     Count,
     Device,
@@ -23,7 +24,15 @@ from swarm.cli.setting_types import (
     WholeNumber,
 )
 from swarm.cli.settings import ModelSettings, PeersSettings
-from swarm.core.config import BalanceConfig, NodeConfig, PeerConfig, PeerLimits, Precision, Quantization
+from swarm.core.config import (
+    BalanceConfig,
+    MetricsConfig,
+    NodeConfig,
+    PeerConfig,
+    PeerLimits,
+    Precision,
+    Quantization,
+)
 
 _LIMITS = PeerLimits()
 _BALANCE = BalanceConfig()
@@ -130,7 +139,7 @@ class LimitSettings(NodeSettings):
         )
 
 
-class ServeSettings(LimitSettings, ModelSettings):
+class ServeSettings(LimitSettings, ModelSettings, LogSettings):
     """`swarm serve MODEL`."""
 
     PANEL = "Options"
@@ -170,6 +179,17 @@ class ServeSettings(LimitSettings, ModelSettings):
         ShortName | None, Shown("TEXT"), Field(description="Name that others see in `swarm status`.")
     ] = None
 
+    metrics_port: Annotated[
+        Port | None,
+        Shown(default="no metrics"),
+        Field(description="Serve /metrics for Prometheus on this TCP port; 0 takes any free one."),
+    ] = None
+    metrics_host: Annotated[
+        Host,
+        Shown("IP"),
+        Field(description="Interface for it; whoever reaches it may read, there are no keys."),
+    ] = "127.0.0.1"
+
     @model_validator(mode="after")
     def _options_agree(self) -> Self:
         if self.quantize and self.device == "mps":
@@ -197,4 +217,7 @@ class ServeSettings(LimitSettings, ModelSettings):
             name=self.name,
             limits=self.limits(),
             ready_file=self.ready_file,
+            metrics=None
+            if self.metrics_port is None
+            else MetricsConfig(self.metrics_host, self.metrics_port),
         )

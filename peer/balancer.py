@@ -70,7 +70,6 @@ class Balancer:
         self._settle_s = config.settle_s
         self._dice = dice or Random()
         self._sleep = sleep
-        self.moves = 0
 
     async def run(self) -> None:
         """For ever; what fails in a review is tried again in the next one, a move that fails ends the peer."""
@@ -82,7 +81,6 @@ class Balancer:
             logger.info("%s", decision)
             if decision.action is Action.MOVE and await self._holds(decision.span):
                 await self._peer.move(decision)
-                self.moves += 1
 
     async def _wait_for_review(self) -> tuple[Board, float]:
         """The board at the next regular review, or soon after it has become urgent."""

@@ -47,7 +47,6 @@ class Life:
         self._renewal: asyncio.Task[None] | None = None
         self._speed_s = 0.0
         self._load_s = 0.0
-        self._computed_before = 0
 
     async def run(self, layers: int, on_ready: Callable[[ReadyInfo], None], stop: StopSignals) -> None:
         """Serve `layers` layers until a signal comes."""
@@ -84,7 +83,8 @@ class Life:
     def _tell_ready(self, on_ready: Callable[[ReadyInfo], None]) -> None:
         node = self._shop.node
         name = self._shop.source.short_name
-        info = ReadyInfo(node.peer_id, tuple(node.addresses), name, str(self._span), os.getpid())
+        span, url = str(self._span), self._shop.watch.url
+        info = ReadyInfo(node.peer_id, tuple(node.addresses), name, span, os.getpid(), url)
         if self._config.ready_file is not None:
             write_ready_file(self._config.ready_file, info)
         on_ready(info)
@@ -166,7 +166,6 @@ class Life:
         drain_s = self._config.limits.drain_s
         await stint.drain(drain_s if decision.tokens_per_s > 0 else min(drain_s, HOLE_DRAIN_S))
         self._speed_s = stint.seconds_per_layer
-        self._computed_before += stint.service.load.computed_tokens
         self._stint = None
         held = _part(stint.end(), decision.span)  # the other layers go before new ones come
         origin, self._span, self._claim = self._span, decision.span, None
@@ -175,6 +174,8 @@ class Life:
         except ModelError as error:
             logger.error("layers %s cannot be served (%s): back to %s", decision.span, error, origin)
             await self._serve_at(origin, held)
+        else:
+            self._shop.watch.tally.moves += 1
 
     # leaving ------------------------------------------------------------------------------------------------------
 
@@ -223,7 +224,7 @@ class Life:
             total_tokens=load.total_tokens if load is not None else shop.cache_tokens,
             pinned=self._config.layers is not None,
             load_s=self._load_s,
-            computed_tokens=self._computed_before + (load.computed_tokens if load is not None else 0),
+            computed_tokens=shop.watch.tally.computed_tokens,
             links={link.peer_id: link.rtt_s / 2 for link in shop.node.links()[:32] if link.rtt_s is not None},
             version=VERSION,
             issued_at=now,

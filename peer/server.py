@@ -20,6 +20,7 @@ from swarm.peer.ready import ReadyInfo
 from swarm.peer.service import Doorkeeper
 from swarm.peer.stint import Workshop
 from swarm.peer.stop_signals import StopSignals
+from swarm.peer.watch import Watch, watched
 from swarm.routing.announcement import claims
 from swarm.security.identity import Identity
 from swarm.shards.products import limit_threads
@@ -37,7 +38,8 @@ async def serve(config: PeerConfig, *, on_ready: Callable[[ReadyInfo], None] = l
     stop = StopSignals()
     executor = Executor()
     try:
-        await _serve(config, on_ready, stop, executor)
+        async with watched(config.metrics) as watch:
+            await _serve(config, on_ready, stop, executor, watch)
     except* SwarmError as group:
         raise _first(group) from None
     except* asyncio.CancelledError:
@@ -57,7 +59,11 @@ def _first(group: BaseExceptionGroup[SwarmError]) -> SwarmError:
 
 
 async def _serve(
-    config: PeerConfig, on_ready: Callable[[ReadyInfo], None], stop: StopSignals, executor: Executor
+    config: PeerConfig,
+    on_ready: Callable[[ReadyInfo], None],
+    stop: StopSignals,
+    executor: Executor,
+    watch: Watch,
 ) -> None:
     if config.threads is not None:
         limit_threads(config.threads)
@@ -72,11 +78,14 @@ async def _serve(
     identity = Identity.ephemeral() if path is None else Identity.load_or_create(path)
     door = Doorkeeper()
     node = await Node.start(config.node, identity, handler=door.handle, inspect=claims)
+    watch.joined(node)
     try:
         dtype = source.dtype(config.dtype)
         room = _room(config, source, device, dtype)
         async with asyncio.TaskGroup() as tasks:
-            shop = Workshop(config, source, node, door, executor, tasks, device, dtype, room.cache_tokens)
+            shop = Workshop(
+                config, source, node, door, executor, tasks, watch, device, dtype, room.cache_tokens
+            )
             life = Life(shop)
             tasks.create_task(life.run(room.layers, on_ready, stop))
     finally:

@@ -22,6 +22,7 @@ from swarm.peer.offer import Offer
 from swarm.peer.probe import probe
 from swarm.peer.service import Doorkeeper, Service
 from swarm.peer.sessions import SessionTable
+from swarm.peer.watch import Watch
 from swarm.shards.shard import Shard
 from swarm.shards.source import ModelSource
 from swarm.wire.node import Node
@@ -42,6 +43,7 @@ class Workshop:
     door: Doorkeeper
     executor: Executor
     tasks: asyncio.TaskGroup
+    watch: Watch
     device: torch.device
     dtype: torch.dtype
     cache_tokens: int
@@ -88,8 +90,16 @@ class Stint:
         source = shop.source
         offer = Offer(shard, source.uid, source.short_name, shop.precision, source.n_layers)
         sessions = SessionTable(KVPool(shop.cache_tokens), shop.config.limits)
-        service = Service(shop.node, offer, sessions, shop.executor, shop.tasks)
+        service = Service(shop.node, offer, sessions, shop.executor, shop.tasks, shop.watch.tally)
         shop.door.service = service
+        shop.watch.serving(
+            service,
+            peer_id=shop.node.peer_id,
+            name=shop.config.name or "",
+            model=offer.model_name,
+            layers=str(span),
+            precision=offer.precision,
+        )
         return cls(shop, offer, service, load_s)
 
     @property

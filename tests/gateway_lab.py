@@ -57,6 +57,10 @@ class LocalLine:
         return None
 
     @property
+    def sessions(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def profile(self) -> StepProfile:
         return StepProfile()
 

@@ -22,6 +22,8 @@ from swarm.core.precision import dtype_of
 from swarm.core.span import Span
 from swarm.routing.chain import Chain, Hop
 from swarm.shards.step import Step
+from swarm.wire.link import Link
+from swarm.wire.traffic import Traffic
 
 
 class Network:
@@ -88,6 +90,16 @@ class Network:
     def profile(self) -> StepProfile:
         """Where the time of decode steps went so far; meaningful while one session runs at a time."""
         return self._shared.profile
+
+    @property
+    def links(self) -> list[Link]:
+        """The links to peers that are open now."""
+        return self._shared.node.links()
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes over all links there ever were."""
+        return self._shared.node.traffic
 
     def peer_name(self, peer_id: str) -> str:
         """The name a peer gave itself, or an empty string."""
@@ -162,6 +174,11 @@ class NetworkSession:
     def chain(self) -> Chain | None:
         """The hops of this session; None before its first step and after its end."""
         return chain_of(self._session)
+
+    @property
+    def sessions(self) -> tuple[str, ...]:
+        """The ids of this session on the hops of its chain, as the peers' logs have them."""
+        return tuple(hop.session.hex() for hop in list(self._session.hops))
 
     @property
     def profile(self) -> StepProfile:

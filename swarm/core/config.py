@@ -74,10 +74,19 @@ class BalanceConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class PeerConfig:
-    """Everything `swarm serve` decides. `layers` None means auto, `cache_tokens` None means what fits.
+class MetricsConfig:
+    """Where a page for Prometheus is served; `port` 0 means any free one."""
 
-    `max_layers` bounds auto. Given layers are never left, whatever `balance` says.
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConfig:
+    """Everything `swarm serve` decides.
+
+    `layers` None means auto, `cache_tokens` None means what fits, `metrics` None means no page of metrics. `max_layers`
+    bounds auto. Given layers are never left, whatever `balance` says.
     """
 
     model: ModelConfig
@@ -93,6 +102,7 @@ class PeerConfig:
     name: str | None = None
     limits: PeerLimits = PeerLimits()
     ready_file: Path | None = None
+    metrics: MetricsConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
