@@ -20,6 +20,7 @@ from swarm.peer.scheduler import (
     choose_batch,
     choose_next,
     choose_one,
+    group_size,
     wait_s,
 )
 
@@ -162,19 +163,37 @@ def test_a_long_prompt_goes_in_portions_beside_decode_steps() -> None:
 def test_prompts_have_the_whole_budget_while_nobody_else_decodes() -> None:
     share = PrefillShare(2048)
     assert share.budget(b"long", 0.0) == 2048
-    share.ran({b"long": 1}, True, 0.02, 1.0)
+    share.ran(1, [b"long"], True, 0.02, 1.0)
     assert share.budget(b"long", 1.1) == 2048, "its own decode steps do not count"
-    share.ran({b"other": 1}, True, 0.02, 1.0)
+    share.ran(1, [b"other"], True, 0.02, 1.0)
     assert share.budget(b"long", 1.1) == LEAST_PORTION, "nothing is known of prompts yet"
     assert share.budget(b"long", 1.0 + RECENTLY_S) == 2048
 
 
 def test_a_batch_beside_decoding_sessions_takes_a_bounded_multiple_of_their_step() -> None:
     share = PrefillShare(2048)
-    share.ran({b"other": 1}, True, 0.02, 0.0)
-    share.ran({b"long": 400}, False, 0.42, 0.1)
+    share.ran(1, [b"other"], True, 0.02, 0.0)
+    share.ran(400, [], False, 0.42, 0.1)
     assert share.token_s == pytest.approx(0.001)
     assert share.budget(b"long", 0.2) == int((STRETCH - 1) * 0.02 / 0.001)
+
+
+def test_who_decodes_beside_a_prompt_for_long_still_counts_as_decoding() -> None:
+    share = PrefillShare(2048)
+    share.ran(1, [b"other"], True, 0.02, 0.0)
+    for turn in range(1, 5):
+        share.ran(9, [b"other"], False, 0.03, turn * 0.9 * RECENTLY_S)
+    assert share.budget(b"long", 4 * RECENTLY_S) < 2048
+
+
+def test_halves_take_turns_if_the_others_are_away_for_about_a_batch() -> None:
+    assert group_size(16, 0.09, 0.08) == 8
+    assert group_size(15, 0.06, 0.08) == 8
+    assert group_size(16, 0.02, 0.08) == 16
+    assert group_size(16, None, 0.08) == group_size(16, 0.09, None) == 16
+    queue = [Waiting(bytes([i]), 1, 0.0) for i in range(5)]
+    assert [portion.index for portion in choose_batch(queue, 0.1, 0, 3)] == [0, 1, 2]
+    assert wait_s(3, [0.001] * 9, 0.04, 3) == 0.0
 
 
 def test_a_prefill_beyond_the_budget_waits_for_decode_steps_until_it_is_late() -> None:
@@ -190,21 +209,21 @@ def test_of_several_late_prefills_beyond_the_budget_one_goes_at_a_time() -> None
 
 
 def test_an_idle_device_waits_for_those_who_make_a_batch_worth_more() -> None:
-    assert wait_s(1, [0.002, 0.003, 0.5], 0.04) == 0.003
-    assert wait_s(6, [0.02] * 5, 0.045) == 0.02
-    assert wait_s(1, [0.0], 0.04) == LEAST_WAIT_S, "they come with the same read of a socket"
+    assert wait_s(1, [0.002, 0.003, 0.5], 0.04, 99) == 0.003
+    assert wait_s(6, [0.02] * 5, 0.045, 99) == 0.02
+    assert wait_s(1, [0.0], 0.04, 99) == LEAST_WAIT_S, "they come with the same read of a socket"
 
 
 def test_it_waits_for_nobody_who_is_far_or_too_few() -> None:
-    assert wait_s(1, [], 0.04) == 0.0
-    assert wait_s(8, [0.045] * 8, 0.045) == 0.0, "two groups take turns at two hops"
-    assert wait_s(8, [0.01], 0.045) == 0.0
-    assert wait_s(1, [0.05], 0.045) == 0.0
+    assert wait_s(1, [], 0.04, 99) == 0.0
+    assert wait_s(8, [0.045] * 8, 0.045, 99) == 0.0, "two groups take turns at two hops"
+    assert wait_s(8, [0.01], 0.045, 99) == 0.0
+    assert wait_s(1, [0.05], 0.045, 99) == 0.0
 
 
 @given(here=st.integers(1, 20), expected=st.lists(st.floats(0, 1), max_size=20), batch_s=st.floats(1e-4, 1))
 def test_it_never_waits_longer_than_a_batch_takes(here: int, expected: list[float], batch_s: float) -> None:
-    assert 0.0 <= wait_s(here, sorted(expected), batch_s) <= batch_s
+    assert 0.0 <= wait_s(here, sorted(expected), batch_s, 99) <= batch_s
 
 
 def test_sessions_are_expected_after_their_usual_absence() -> None:
