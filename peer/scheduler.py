@@ -56,10 +56,10 @@ def choose_batch(
 ) -> list[Portion]:
     """What runs together; `waiting` is in order of arrival and not empty.
 
-    Short work goes along, at most one piece of each session and of `most` sessions (None: of all). Long work has `budget` token rows, in the order of
-    arrival; what is divisible goes as far as they reach. The first of what is not goes even if it does not fit, once
-    it is late or nothing else waits: so short work is never held up by more than one such piece, and long work never
-    for ever.
+    Short work goes along, at most one piece of each session and of `most` sessions (None: of all). Long work has
+    `budget` token rows, in the order of arrival; what is divisible goes as far as they reach. The first of what is not
+    goes even if it does not fit, once it is late or nothing else waits: so short work is never held up by more than one
+    such piece, and long work never for ever.
     """
     assert waiting, "nothing is waiting"
     heads = _heads(waiting)
@@ -106,9 +106,9 @@ def group_size(sessions: int, away_s: float | None, batch_s: float | None) -> in
 def wait_s(here: int, expected_s: Sequence[float], batch_s: float, most: int) -> float:
     """How long an idle device waits for more decode steps, in seconds.
 
-    `here` sessions wait already, others are back in `expected_s` (sorted); `most` of them run at once. A batch takes hardly longer with one more of
-    them, so the device waits for as many as make most tokens per second of waiting and computing, but never longer
-    than a batch takes.
+    `here` sessions wait already, others are back in `expected_s` (sorted); `most` of them run at once. A batch takes
+    hardly longer with one more of them, so the device waits for as many as make most tokens per second of waiting and
+    computing, but never longer than a batch takes.
     """
     best, chosen_s = here / batch_s, 0.0
     for more, at_s in enumerate(expected_s[: max(most - here, 0)], start=1):
