@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import median
 
 _MEMORY = 0.7
 _LOST_AFTER = 1.5  # times the usual absence; then it is not waited for
@@ -42,12 +41,6 @@ class Absences:
     def forget(self, session: bytes) -> None:
         """This session has ended."""
         self._sessions.pop(session, None)
-
-    @property
-    def usual_s(self) -> float | None:
-        """How long sessions are away, in seconds: the median; None before any of them came back."""
-        known = [absence.usual_s for absence in self._sessions.values() if absence.usual_s is not None]
-        return median(known) if known else None
 
     def expected(self, now_s: float) -> list[float]:
         """In how many seconds each absent session will be back, the soonest first; 0 if it is overdue."""

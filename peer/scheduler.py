@@ -14,7 +14,6 @@ LEAST_PORTION = 8
 PATIENCE_S = 0.5
 LEAST_WAIT_S = 0.0005  # what one read of a socket brought comes within this time
 CLEAR_GAIN = 1.05
-WORTH_SPLITTING = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +50,17 @@ def choose_next(waiting: Sequence[Waiting], now_s: float) -> int:
     return min(_heads(waiting), key=lambda index: (_urgency(waiting[index], now_s), index))
 
 
-def choose_batch(
-    waiting: Sequence[Waiting], now_s: float, budget: int, most: int | None = None
-) -> list[Portion]:
+def choose_batch(waiting: Sequence[Waiting], now_s: float, budget: int) -> list[Portion]:
     """What runs together; `waiting` is in order of arrival and not empty.
 
-    Short work goes along, at most one piece of each session and of `most` sessions (None: of all). Long work has
-    `budget` token rows, in the order of arrival; what is divisible goes as far as they reach. The first of what is not
-    goes even if it does not fit, once it is late or nothing else waits: so short work is never held up by more than one
-    such piece, and long work never for ever.
+    All short work goes along, at most one piece of each session. Long work has `budget` token rows, in the order of
+    arrival; what is divisible goes as far as they reach. The first of what is not goes even if it does not fit, once
+    it is late or nothing else waits: so short work is never held up by more than one such piece, and long work never
+    for ever.
     """
     assert waiting, "nothing is waiting"
     heads = _heads(waiting)
-    chosen = [Portion(index, waiting[index].tokens) for index in heads if waiting[index].is_short][:most]
+    chosen = [Portion(index, waiting[index].tokens) for index in heads if waiting[index].is_short]
     long = [index for index in heads if not waiting[index].is_short]
     must_go = bool(long) and (not chosen or waiting[long[0]].is_late(now_s))
     left = budget
@@ -91,27 +88,15 @@ def long_head(waiting: Sequence[Waiting]) -> bytes | None:
     return next((waiting[i].session for i in _heads(waiting) if not waiting[i].is_short), None)
 
 
-def group_size(sessions: int, away_s: float | None, batch_s: float | None) -> int:
-    """How many of the sessions that decode here run at once at most.
-
-    If one half is away (at other hops, at its client) long enough for the other half to be computed meanwhile, the
-    halves take turns: the device has always something to do, and so have the other hops. A half takes more than half as
-    long as all, hence less than a batch's time is enough.
-    """
-    if away_s is None or batch_s is None or away_s < WORTH_SPLITTING * batch_s:
-        return sessions
-    return -(-sessions // 2)
-
-
-def wait_s(here: int, expected_s: Sequence[float], batch_s: float, most: int) -> float:
+def wait_s(here: int, expected_s: Sequence[float], batch_s: float) -> float:
     """How long an idle device waits for more decode steps, in seconds.
 
-    `here` sessions wait already, others are back in `expected_s` (sorted); `most` of them run at once. A batch takes
-    hardly longer with one more of them, so the device waits for as many as make most tokens per second of waiting and
-    computing, but never longer than a batch takes.
+    `here` sessions wait already, others are back in `expected_s` (sorted). A batch takes hardly longer with one more of
+    them, so the device waits for as many as make most tokens per second of waiting and computing, but never longer
+    than a batch takes.
     """
     best, chosen_s = here / batch_s, 0.0
-    for more, at_s in enumerate(expected_s[: max(most - here, 0)], start=1):
+    for more, at_s in enumerate(expected_s, start=1):
         until_s = max(at_s, LEAST_WAIT_S)
         if until_s > batch_s:
             break

@@ -16,7 +16,7 @@ from swarm.peer.executor import Done, Executor
 from swarm.peer.layer_failure import error_of_layers
 from swarm.peer.prefill_share import PrefillShare
 from swarm.peer.queued import Queued
-from swarm.peer.scheduler import choose_batch, choose_one, group_size, long_head, wait_s
+from swarm.peer.scheduler import choose_batch, choose_one, long_head, wait_s
 from swarm.peer.sessions import HopSession
 from swarm.shards.step import Step, StepTensors
 from swarm.wire.step_messages import StepMessage
@@ -161,14 +161,8 @@ class Worker:
             return 0.0
         waited_s = now_s - min(queued.arrived_s for queued in self._queue)
         here = len({queued.session.id for queued in self._queue})
-        pause_s = wait_s(here, self._absences.expected(now_s), self.decode_s, self._group_size(now_s))
+        pause_s = wait_s(here, self._absences.expected(now_s), self.decode_s)
         return pause_s if waited_s + pause_s <= self.decode_s else 0.0
-
-    def _group_size(self, now_s: float) -> int:
-        """How many sessions decode in one batch at most."""
-        here = len({queued.session.id for queued in self._queue})
-        sessions = here + len(self._absences.expected(now_s))
-        return group_size(sessions, self._absences.usual_s, self.decode_s)
 
     def _start_next(self, here: bool = False) -> None:
         """Run what the scheduler chooses; in the calling thread if that is worth it and it may be `here`."""
@@ -176,11 +170,8 @@ class Worker:
         waiting = [queued.waiting for queued in self._queue]
         long = long_head(waiting)
         budget = self._share.budget(long, now) if long is not None else 0
-        if self._together:
-            portions = choose_batch(waiting, now, budget, self._group_size(now))
-        else:
-            portions = choose_one(waiting, now, budget)
-        batch = [(self._queue[portion.index], portion.tokens) for portion in portions]
+        choose = choose_batch if self._together else choose_one
+        batch = [(self._queue[portion.index], portion.tokens) for portion in choose(waiting, now, budget)]
         taken = {id(queued) for queued, _ in batch}
         self._queue = [queued for queued in self._queue if id(queued) not in taken]
         self._running = True
@@ -219,7 +210,8 @@ class Worker:
         idle = not self._queue and not self._running and self._executor.is_idle
         if is_step and idle and not session.closed and session.shard.shard.looks_ahead:
             run = self._executor.run_here if self._is_quick else self._executor.submit
-            run(session.shard.prepare_next, _log_failure)
+            shard = session.shard.shard
+            run(lambda: session.shard.prepare_next(shard.recording(session.shard.span)), _log_failure)
 
     def _requeue(self, begun: Sequence[Queued]) -> None:
         """Long steps of which only a portion has run go on before what came later."""

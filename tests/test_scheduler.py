@@ -20,7 +20,6 @@ from swarm.peer.scheduler import (
     choose_batch,
     choose_next,
     choose_one,
-    group_size,
     wait_s,
 )
 
@@ -186,16 +185,6 @@ def test_who_decodes_beside_a_prompt_for_long_still_counts_as_decoding() -> None
     assert share.budget(b"long", 4 * RECENTLY_S) < 2048
 
 
-def test_halves_take_turns_if_the_others_are_away_for_about_a_batch() -> None:
-    assert group_size(16, 0.09, 0.08) == 8
-    assert group_size(15, 0.06, 0.08) == 8
-    assert group_size(16, 0.02, 0.08) == 16
-    assert group_size(16, None, 0.08) == group_size(16, 0.09, None) == 16
-    queue = [Waiting(bytes([i]), 1, 0.0) for i in range(5)]
-    assert [portion.index for portion in choose_batch(queue, 0.1, 0, 3)] == [0, 1, 2]
-    assert wait_s(3, [0.001] * 9, 0.04, 3) == 0.0
-
-
 def test_a_prefill_beyond_the_budget_waits_for_decode_steps_until_it_is_late() -> None:
     prefill, decode = Waiting(b"long", 512, 0.0), Waiting(b"short", 1, 0.1)
     assert batch_of([prefill], 0.1) == [prefill]
@@ -209,21 +198,21 @@ def test_of_several_late_prefills_beyond_the_budget_one_goes_at_a_time() -> None
 
 
 def test_an_idle_device_waits_for_those_who_make_a_batch_worth_more() -> None:
-    assert wait_s(1, [0.002, 0.003, 0.5], 0.04, 99) == 0.003
-    assert wait_s(6, [0.02] * 5, 0.045, 99) == 0.02
-    assert wait_s(1, [0.0], 0.04, 99) == LEAST_WAIT_S, "they come with the same read of a socket"
+    assert wait_s(1, [0.002, 0.003, 0.5], 0.04) == 0.003
+    assert wait_s(6, [0.02] * 5, 0.045) == 0.02
+    assert wait_s(1, [0.0], 0.04) == LEAST_WAIT_S, "they come with the same read of a socket"
 
 
 def test_it_waits_for_nobody_who_is_far_or_too_few() -> None:
-    assert wait_s(1, [], 0.04, 99) == 0.0
-    assert wait_s(8, [0.045] * 8, 0.045, 99) == 0.0, "two groups take turns at two hops"
-    assert wait_s(8, [0.01], 0.045, 99) == 0.0
-    assert wait_s(1, [0.05], 0.045, 99) == 0.0
+    assert wait_s(1, [], 0.04) == 0.0
+    assert wait_s(8, [0.045] * 8, 0.045) == 0.0, "two groups take turns at two hops"
+    assert wait_s(8, [0.01], 0.045) == 0.0
+    assert wait_s(1, [0.05], 0.045) == 0.0
 
 
 @given(here=st.integers(1, 20), expected=st.lists(st.floats(0, 1), max_size=20), batch_s=st.floats(1e-4, 1))
 def test_it_never_waits_longer_than_a_batch_takes(here: int, expected: list[float], batch_s: float) -> None:
-    assert 0.0 <= wait_s(here, sorted(expected), batch_s, 99) <= batch_s
+    assert 0.0 <= wait_s(here, sorted(expected), batch_s) <= batch_s
 
 
 def test_sessions_are_expected_after_their_usual_absence() -> None:
