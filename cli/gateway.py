@@ -46,7 +46,8 @@ def _announcer(settings: GatewaySettings) -> Callable[[ReadyInfo], None]:
         chat = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
         lines = [
             typer.style(f"{name} is served at {url}/v1", bold=True),
-            "Ask it:",
+            f"Chat and watch the swarm in a browser: {url}/",
+            "Or ask it from a program:",
             typer.style(
                 f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(chat)}",
                 fg="green",

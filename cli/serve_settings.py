@@ -23,9 +23,10 @@ from swarm.cli.setting_types import (
     WholeNumber,
 )
 from swarm.cli.settings import ModelSettings, PeersSettings
-from swarm.core.config import NodeConfig, PeerConfig, PeerLimits, Precision, Quantization
+from swarm.core.config import BalanceConfig, NodeConfig, PeerConfig, PeerLimits, Precision, Quantization
 
 _LIMITS = PeerLimits()
+_BALANCE = BalanceConfig()
 
 
 class NodeSettings(PeersSettings):
@@ -139,6 +140,19 @@ class ServeSettings(LimitSettings, ModelSettings):
         Shown("auto|A:B", default="auto"),
         Field(description="Layers A to B-1; auto: as many as fit, where the swarm is weakest."),
     ] = None
+    max_layers: Annotated[
+        Count | None, Shown(default="what fits"), Field(description="With --layers auto, at most so many.")
+    ] = None
+    balance: Annotated[
+        Switch, Field(description="With --layers auto, move to other layers when the swarm needs it.")
+    ] = _BALANCE.moves
+    replicas: Annotated[
+        Count, Field(description="How many peers every layer should have, for --layers auto and moves.")
+    ] = _BALANCE.replicas
+    review_s: Annotated[
+        Seconds,
+        Field(description="Ask whether to move every so many seconds; sooner when layers are missing."),
+    ] = _BALANCE.review_s
     device: Annotated[Device, Shown("DEVICE"), Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
     dtype: Annotated[Precision, Field(description="Precision of the layers; auto: the checkpoint's own.")] = (
         "auto"
@@ -162,6 +176,8 @@ class ServeSettings(LimitSettings, ModelSettings):
             raise ValueError(
                 f"--quantize {self.quantize} does not work with --device mps: bitsandbytes has no MPS kernels"
             )
+        if self.layers is not None and self.max_layers is not None:
+            raise ValueError(f"--max-layers {self.max_layers} is for --layers auto, not for {self.layers}")
         if self.threads and self.device.startswith(("cuda", "mps")):
             raise ValueError(f"--threads is for --device cpu, and contradicts --device {self.device}")
         return self
@@ -171,6 +187,8 @@ class ServeSettings(LimitSettings, ModelSettings):
             model=self.model_source(),
             node=self.node_config(identity),
             layers=self.layers,
+            max_layers=self.max_layers,
+            balance=BalanceConfig(moves=self.balance, replicas=self.replicas, review_s=self.review_s),
             device=self.device,
             dtype=self.dtype,
             quantize=self.quantize,

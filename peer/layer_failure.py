@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 
-import torch
-
 from swarm.core.errors import PeerBusy, PeerError, RequestError, SwarmError
+from swarm.shards.out_of_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
-_CPU_OUT_OF_MEMORY = "can't allocate memory"  # torch's CPU allocator raises a plain RuntimeError
 
 
 def error_of_layers(error: BaseException) -> SwarmError:
@@ -17,7 +15,7 @@ def error_of_layers(error: BaseException) -> SwarmError:
     if isinstance(error, PeerError | RequestError):
         return error
     logger.error("a step failed in the layers", exc_info=error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _CPU_OUT_OF_MEMORY in str(error):
+    if is_out_of_memory(error):
         return PeerBusy("out of memory in the layers: serve with a smaller --cache-tokens, or fewer --layers")
     lines = str(error).strip().splitlines()
     return PeerError(f"the layers failed: {type(error).__name__}: {lines[0] if lines else 'no reason given'}")

@@ -51,7 +51,6 @@ class Service:
         tasks: asyncio.TaskGroup,
     ) -> None:
         self.sessions = sessions
-        self._executor = executor
         self._crew = Crew(tasks)
         together = offer.shard.batching != "one by one"
         self._worker = Worker(executor, self._deliver, sessions.limits.batch_tokens, together=together)
@@ -114,13 +113,12 @@ class Service:
         return True
 
     def stop(self) -> None:
-        """End all sessions, whatever is under way and the device thread; prove that the cache's books are right."""
+        """End all sessions and whatever is under way; prove that the cache's books are right."""
         for session in self.sessions:
             self._stepping.end(session)
         self._crew.stop()
         self.sessions.prefixes.clear()
         self.sessions.check()
-        self._executor.stop()
 
 
 class Doorkeeper:

@@ -12,6 +12,7 @@ from swarm.client.chain_session import ChainSession
 from swarm.client.deadline import StepDeadline
 from swarm.client.engine import Engine
 from swarm.client.entrance import Entrance
+from swarm.client.outlook import Outlook
 from swarm.client.profile import StepProfile
 from swarm.client.shared import LoadedModel, Shared
 from swarm.client.stats import ClientStats
@@ -92,6 +93,14 @@ class Network:
         """The name a peer gave itself, or an empty string."""
         record = self._shared.navigator.view.get(peer_id)
         return record.name if record is not None else ""
+
+    def look(self) -> Future[Outlook]:
+        """Begin to gather what is known of the swarm now.
+
+        Raises:
+            NodeError: if this is closed.
+        """
+        return self._engine.begin(self._shared.navigator.look())
 
     def close(self) -> None:
         """Leave the swarm; idempotent."""

@@ -60,12 +60,31 @@ class PeerLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class BalanceConfig:
+    """Whether and how a peer moves to layers that need it more. Times in seconds.
+
+    `replicas` is how many peers every layer should have at least; `review_s` the mean pause between reviews; `settle_s`
+    how long a claim stands before it is acted upon, so that others hear of it.
+    """
+
+    moves: bool = True
+    replicas: int = 1
+    review_s: float = 30.0
+    settle_s: float = 1.5
+
+
+@dataclass(frozen=True, slots=True)
 class PeerConfig:
-    """Everything `swarm serve` decides. `layers` None means auto, `cache_tokens` None means what fits."""
+    """Everything `swarm serve` decides. `layers` None means auto, `cache_tokens` None means what fits.
+
+    `max_layers` bounds auto. Given layers are never left, whatever `balance` says.
+    """
 
     model: ModelConfig
     node: NodeConfig = NodeConfig()
     layers: Span | None = None
+    max_layers: int | None = None
+    balance: BalanceConfig = BalanceConfig()
     device: str = "auto"
     dtype: Precision = "auto"
     quantize: Quantization | None = None

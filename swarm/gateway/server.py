@@ -20,6 +20,7 @@ from swarm.gateway.app import build_app
 from swarm.gateway.config import GatewayConfig
 from swarm.gateway.desk import Desk
 from swarm.gateway.door import Door
+from swarm.gateway.lookout import Lookout
 from swarm.gateway.meter import Meter
 from swarm.gateway.pooling import read_pooling
 from swarm.gateway.prompts import Prompter
@@ -73,8 +74,9 @@ async def _gateway(config: GatewayConfig, model: SwarmModel, door: Door) -> Asyn
     admission = Admission(config.sessions, config.queue)
     meter = Meter(admission, model.stats)
     desk = Desk(model, vocabulary, admission, meter)
+    lookout = Lookout(model.swarm.look, admission, model.stats)
     pooling = await asyncio.to_thread(read_pooling, index.files.fetch)
-    gateway = Gateway(name, Prompter(vocabulary, name), desk, door, meter, pooling)
+    gateway = Gateway(name, Prompter(vocabulary, name), desk, door, meter, lookout, pooling)
     beating = asyncio.create_task(gateway.pulse.run())
     try:
         yield gateway

@@ -11,15 +11,15 @@ what the usual way gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from swarm.shards.foreign_code import CANNOT_TRY, random_tensors
 from swarm.shards.step import Step
+from swarm.shards.window import LayerArguments
 
 if TYPE_CHECKING:
     from swarm.shards.session import ShardSession
@@ -29,17 +29,27 @@ _TRIAL = (5, 1, 1, 2, 1, 1)  # tokens of its steps
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """How the layers of a span are to be called for one token at position `length`."""
+class Foreseen:
+    """Something that is ready to run for one token at position `length`."""
 
     length: int
-    calls: tuple[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]], ...]
 
     def fits(self, step: Step, length: int) -> bool:
         """Whether `step` is that token: one row, nothing reordered, nothing padded, no positions of its own."""
         tensors = step.tensors
         plain = step.select_rows is None and tensors.mask is None and tensors.positions is None
         return plain and tensors.hidden.shape[:2] == (1, 1) and step.start == length == self.length
+
+    def run(self, hidden: Tensor) -> Tensor:
+        """The hidden state after the span."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(Foreseen):
+    """How the layers of a span are to be called for that token."""
+
+    calls: tuple[LayerArguments, ...]
 
     def run(self, hidden: Tensor) -> Tensor:
         """The hidden state after the span."""

@@ -13,6 +13,7 @@ from transformers.cache_utils import (
 )
 
 from swarm.core.errors import RequestError
+from swarm.core.span import Span
 from swarm.shards.room import GrowingLayer, GrowingSlidingLayer, forgets_cleanly, held_bytes, with_room
 
 
@@ -65,6 +66,10 @@ class ShardCache(SpanCache):
             return None
         # an untouched sliding layer counts itself; any other one may belong to a layer that never attends
         return layer if layer.is_initialized or getattr(layer, "is_sliding", False) else None
+
+    def of(self, span: Span) -> list[Any]:
+        """The cache layers of the model's layers `span`, where each of these has one."""
+        return [self.indexed[index] for index in range(span.start, span.end)]
 
     def check_rollback(self, length: int) -> None:
         """Make sure that `roll_back(length)` will work.

@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from swarm.core.errors import ModelError
+from swarm.shards.out_of_memory import is_out_of_memory
 
 
 @contextlib.contextmanager
@@ -18,5 +19,11 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as exc:
         raise ModelError(f"the checkpoint names {path.name}, but {path} does not exist") from exc
-    except (SafetensorError, OSError) as exc:
+    except (SafetensorError, OSError, RuntimeError, MemoryError) as exc:
+        if is_out_of_memory(exc):
+            raise ModelError(
+                f"{path} cannot be read, memory does not suffice: is there a limit on this process (ulimit -v)?"
+            ) from exc
+        if isinstance(exc, RuntimeError):
+            raise
         raise ModelError(f"{path} is damaged or truncated; fetch it again ({exc})") from exc

@@ -8,7 +8,7 @@ Shapes: T tokens of the batch, B rows and n tokens per row of one session, H que
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Segment:
 
     rows: int
     tokens: int
-    layers: Sequence[Any]
+    layers: Sequence[Any] | Mapping[int, Any]
     mask: Tensor | None
     visible: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
 

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from swarm.core.errors import ModelError
 from swarm.shards.checkpoint import LazyTensors, needed_keys, renamed_keys, weight_bytes
+from swarm.shards.out_of_memory import is_out_of_memory
 from swarm.shards.source import ModelSource
 from swarm.shards.truncate import lost_ties, meta_model
 
@@ -56,9 +57,9 @@ def load_weights(
         with quiet_transformers():
             build: Any = cls.from_pretrained
             model, info = build(None, config=probe.config, **options)
-    except (MemoryError, torch.OutOfMemoryError) as exc:
-        raise ModelError(memory_message(needed_bytes, free_memory(device), device, source.name)) from exc
-    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as exc:
+    except (MemoryError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as exc:
+        if is_out_of_memory(exc):
+            raise ModelError(memory_message(needed_bytes, free_memory(device), device, source.name)) from exc
         raise ModelError(f"{source.name} cannot be loaded: {_one_line(exc)}") from exc
     check_loaded(info, source.name)
     tensors.close()

@@ -45,7 +45,9 @@ class FastLinear(nn.Linear):
     products: dict[str, Product]
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in nn.Linear
-        output = self.products[_kind(input.numel() // input.shape[-1])](input, self.weight)
+        kind = _kind(input.numel() // input.shape[-1])
+        product = linear if torch._C._get_tracing_state() else self.products[kind]  # NumPy leaves no trace
+        output = product(input, self.weight)
         return output if self.bias is None else output + self.bias
 
 

@@ -40,6 +40,14 @@ class Room:
         buffer[..., high : high + new.shape[-2], :] = new
         return buffer[..., low : high + new.shape[-2], :]
 
+    def reserve(self, past: Tensor) -> Tensor:
+        """The buffer that holds `past` from its beginning on and one more position; `past` may have to move there."""
+        count = past.shape[-2]
+        buffer = self._buffer
+        if buffer is None or past.storage_offset() or not self._continues(buffer, past, count, count + 1):
+            buffer = self._allocate(past, past[..., :1, :], count)
+        return buffer
+
     def _continues(self, buffer: Tensor, past: Tensor, count: int, end: int) -> bool:
         if not count or end > buffer.shape[-2]:
             return False
@@ -74,6 +82,13 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.keys = self.rooms[0].extend(self.keys, key_states)
         self.values = self.rooms[1].extend(self.values, value_states)
         return self.keys, self.values
+
+    def reserve(self) -> tuple[Tensor, Tensor]:
+        """Buffers `[B, K, capacity, D]` of keys and values with room for one more token behind the cached ones."""
+        keys, values = self.rooms[0].reserve(self.keys), self.rooms[1].reserve(self.values)
+        count = self.keys.shape[-2]
+        self.keys, self.values = keys[..., :count, :], values[..., :count, :]
+        return keys, values
 
 
 class GrowingSlidingLayer(DynamicSlidingWindowLayer):  # type: ignore[no-untyped-call]

@@ -69,8 +69,7 @@ def _obstacle(shard: Shard) -> str | None:
 
 
 def _deviation(shard: Shard, way: Way) -> str | None:
-    exact = shard.dtype in (torch.float32, torch.float64) and not shard.quantized
-    tolerance = _FLOAT32_TOLERANCE if exact else _HALF_TOLERANCE
+    tolerance = tolerance_of(shard)
     error = math.inf
     try:
         for seed in range(_ATTEMPTS):
@@ -82,6 +81,12 @@ def _deviation(shard: Shard, way: Way) -> str | None:
         return " ".join(f"{type(exc).__name__}: {exc}".split())[:200]
     logger.debug("layers %s: %s deviates by %.1e, allowed is %.1e", shard.span, way, error, tolerance)
     return None if error <= tolerance else f"a batch deviates by {error:.1e} (allowed is {tolerance:.1e})"
+
+
+def tolerance_of(shard: Shard) -> float:
+    """What may lie between two ways of computing the same, see `deviation_of`."""
+    exact = shard.dtype in (torch.float32, torch.float64) and not shard.quantized
+    return _FLOAT32_TOLERANCE if exact else _HALF_TOLERANCE
 
 
 # trying ---------------------------------------------------------------------------------------------------------------
@@ -173,7 +178,7 @@ class _Trial:
         for (twins, _), step, output in zip(parts, steps, outputs, strict=True):
             twins.flat.commit(step, output)
             expected = twins.alone.apply(step)
-            self.worst = max(self.worst, _deviation_of(output, expected, step.tensors))
+            self.worst = max(self.worst, deviation_of(output, expected, step.tensors))
 
     def fill(self, twins: _Twins, tokens: int) -> None:
         """Put random keys and values into the cache, loud ones where no layer may look at them any more."""
@@ -202,7 +207,7 @@ class _Trial:
         return Step(twins.flat.last_step + 1, start, StepTensors.from_named(named))
 
 
-def _deviation_of(found: StepTensors, expected: StepTensors, given: StepTensors) -> float:
+def deviation_of(found: StepTensors, expected: StepTensors, given: StepTensors) -> float:
     """Of the tokens that are not padding, relative to what the layers have added to them."""
     states = [tensors.hidden.float() for tensors in (found, expected, given)]
     if given.mask is not None:

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from swarm.core.errors import RequestError, SessionLost
 from swarm.core.span import Span
-from swarm.shards.ahead import Prepared
+from swarm.shards.ahead import Foreseen
 from swarm.shards.cache import ShardCache
 from swarm.shards.history import History
+from swarm.shards.rehearsal import Recording, rehearse
 from swarm.shards.step import Step, StepTensors
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class ShardSession:
         self.rows = 0
         self.kept = History()
         self.counters = SessionCounters()
-        self._prepared: Prepared | None = None
+        self._foreseen: Foreseen | None = None
 
     @property
     def nbytes(self) -> int:
@@ -91,17 +92,23 @@ class ShardSession:
 
     def compute(self, step: Step) -> StepTensors:
         """The middle of `apply`: run a prepared step."""
-        prepared, self._prepared = self._prepared, None
+        foreseen, self._foreseen = self._foreseen, None
         with self._or_lost():
-            if prepared is not None and self.mask is None and prepared.fits(step, self.length):
-                return self.run.run_prepared(prepared, step.tensors)
+            if foreseen is not None and self.mask is None and foreseen.fits(step, self.length):
+                return self.run.run_foreseen(foreseen, step.tensors)
             return self.run(step.tensors, self.cache, self.mask)
 
-    def prepare_next(self) -> None:
-        """Do now what the next decode step needs besides its layers; any other step may come instead."""
+    def prepare_next(self, recording: Recording | None = None) -> None:
+        """Do now what the next decode step needs besides its layers; any other step may come instead.
+
+        `recording` may run in place of the layers.
+        """
         if self.rows == 1 and self.mask is None and not self._lost:
             with self._or_lost():
-                self._prepared = self.run.prepare_next(self.length, self.cache)
+                prepared = self.run.note_next(self.length, self.cache)
+                self._foreseen = prepared
+                if recording is not None:
+                    self._foreseen = rehearse(prepared, self.span, self.cache, recording)
 
     def prepare(self, step: Step) -> StepTensors | None:
         """The first half of `apply`: the kept outputs if `step` is repeated and nothing has to run.

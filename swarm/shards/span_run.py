@@ -13,7 +13,7 @@ from torch import Tensor
 
 from swarm.core.errors import ModelError
 from swarm.core.span import Span
-from swarm.shards.ahead import Prepared
+from swarm.shards.ahead import Foreseen, Prepared
 from swarm.shards.cache import ShardCache, SpanCache
 from swarm.shards.step import StepTensors
 from swarm.shards.window import LayerArguments, Slot, SpanDone
@@ -64,7 +64,7 @@ class SpanRun:
             self._slot.hidden, self._slot.carry = None, ()
         raise ModelError(f"{type(self._stack).__name__} did not call its layer {self.span.end - 1}")
 
-    def prepare_next(self, length: int, cache: ShardCache) -> Prepared:
+    def note_next(self, length: int, cache: ShardCache) -> Prepared:
         """All that comes before and between the layers for one token at position `length`, of one row."""
         calls: list[LayerArguments] = []
         tensors = self._shard.example(self.span)
@@ -79,9 +79,9 @@ class SpanRun:
             self._slot.hidden = None
         raise ModelError(f"{type(self._stack).__name__} did not call its layer {self.span.end - 1}")
 
-    def run_prepared(self, prepared: Prepared, tensors: StepTensors) -> StepTensors:
+    def run_foreseen(self, foreseen: Foreseen, tensors: StepTensors) -> StepTensors:
         """As a call, for the token that was prepared for."""
-        hidden, _ = self._taken(prepared.run(self._moved(tensors.hidden)))
+        hidden, _ = self._taken(foreseen.run(self._moved(tensors.hidden)))
         return self.passed_on(tensors, hidden)
 
     def probe(self, tensors: StepTensors, cache: ShardCache) -> tuple[int, ...]:
