@@ -198,10 +198,10 @@ class Worker:
         def done(results: Any, error: BaseException | None) -> None:
             self._running = False
             now = self._clock()
+            decoded = [queued.session.id for queued, _ in batch if queued.waiting.is_short]
             found: list[object] = [error] * len(batch) if error is not None else results
             if any(isinstance(result, Applied) and result.computed_tokens for result in found):
-                sizes = {queued.session.id: tokens for queued, tokens in batch}
-                self._share.ran(sizes, short, now - started_s, now)
+                self._share.ran(sum(tokens for _, tokens in batch), decoded, short, now - started_s, now)
             ended = [(queued, result) for (queued, _), result in zip(batch, found, strict=True)]
             self._requeue([queued for queued, result in ended if not queued.take(result, started_s, now)])
             for queued, _ in batch:
