@@ -69,6 +69,25 @@ def test_peers_move_to_layers_that_were_lost_and_the_session_goes_on(swarm: Loca
     assert wait_all_free(gateway)
 
 
+def test_a_planned_move_changes_no_token_and_computes_nothing_again(swarm: LocalSwarm, local: Any) -> None:
+    gateway = swarm.bootstrap().addresses
+    swarm.serve("demo", "0:4", *OPTIONS, peers=gateway)
+    mover = swarm.serve("demo", "auto", "--replicas", "2", *ROAMING, peers=gateway)
+    assert spans(gateway)[mover.peer_id] == "4:8"
+
+    def crowd() -> None:
+        for _ in range(2):
+            swarm.serve("demo", "4:8", *OPTIONS, peers=gateway)
+        wait_for(lambda: spans(gateway).get(mover.peer_id) == "0:4", MOVE_DEADLINE_S, "the peer has moved")
+
+    with SwarmModel.from_pretrained("demo", peers=gateway) as model:
+        found = generate(model, "greedy", NEW_TOKENS, KILL_AT, crowd)
+        stats = model.stats
+        assert (stats.handovers, stats.failovers, stats.replayed_tokens) == (1, 0, 0)
+    assert torch.equal(found, generate(local, "greedy", NEW_TOKENS))
+    assert wait_all_free(gateway)
+
+
 def test_layers_that_are_loaded_already_are_not_read_again() -> None:
     source = source_of("llama")
 
