@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from swarm.core.errors import PeerBusy, RequestError
@@ -40,7 +41,10 @@ class Load:
 
 
 class Service:
-    """Serves one shard to clients and neighbours. What it starts runs in `tasks` and ends with `stop`."""
+    """Serves one shard to clients and neighbours. What it starts runs in `tasks` and ends with `stop`.
+
+    `clock` is the worker's.
+    """
 
     def __init__(
         self,
@@ -49,12 +53,15 @@ class Service:
         sessions: SessionTable,
         executor: Executor,
         tasks: asyncio.TaskGroup,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.sessions = sessions
         self._executor = executor
         self._crew = Crew(tasks)
         together = offer.shard.batching != "one by one"
-        self._worker = Worker(executor, self._deliver, sessions.limits.batch_tokens, together=together)
+        self._worker = Worker(
+            executor, self._deliver, sessions.limits.batch_tokens, together=together, clock=clock
+        )
         self._stepping = Stepping(node.peer_id, offer, sessions, self._worker, self._crew)
         self._watch = LinkWatch(self._link_ended)
         self._receiver = Receiver(offer, sessions, self._worker)
@@ -71,7 +78,7 @@ class Service:
             free_tokens=self.sessions.free_tokens,
             total_tokens=self.sessions.total_tokens,
             queue_s=self._worker.queue_s,
-            decode_s=self._worker.decode_s,
+            decode_s=self._worker.decode_lately_s,
             computed_tokens=self._worker.computed_tokens,
         )
 

@@ -59,13 +59,18 @@ class LatencyTable:
 
     def link_s(self, source: str, sink: str) -> float:
         """Expected one-way seconds from `source` to `sink`; 0 to itself, the default where nothing is known."""
+        known_s = self.known_s(source, sink)
+        return self._default_s if known_s is None else known_s
+
+    def known_s(self, source: str, sink: str) -> float | None:
+        """Like `link_s`, but None where nobody has measured."""
         if source == sink:
             return 0.0
         for pair in ((source, sink), (sink, source)):
             if pair in self._measured:
                 return self._measured[pair]
         claims = (self._published.get(source, {}).get(sink), self._published.get(sink, {}).get(source))
-        return max((claim for claim in claims if claim is not None), default=self._default_s)
+        return max((claim for claim in claims if claim is not None), default=None)
 
     def between(self, peers: Sequence[str]) -> Links:
         """`link_s` for all pairs of `peers` (all different), which are numbered in their order."""
