@@ -23,6 +23,7 @@ from swarm.peer.device import choose_device, free_memory
 from swarm.peer.executor import Executor
 from swarm.peer.kv_pool import KVPool
 from swarm.peer.offer import Offer
+from swarm.peer.position import Position
 from swarm.peer.probe import probe
 from swarm.peer.ready import ReadyInfo, write_ready_file
 from swarm.peer.service import Doorkeeper, Service
@@ -42,6 +43,7 @@ from swarm.wire.node import Node
 
 logger = logging.getLogger(__name__)
 WITHDRAW_S = 2.0
+LOCATE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +141,16 @@ async def _choose_place(config: PeerConfig, source: ModelSource, device: torch.d
     span = config.layers
     if span is None:
         capacity = plan.layers_that_fit(config.cache_tokens, layers)
-        span = choose_span(await _view(node, source), layers, capacity, together=source.inseparable)
+        span = choose_span(await _view(node, source.uid), layers, capacity, together=source.inseparable)
     tokens = config.cache_tokens or plan.cache_tokens_that_fit(len(span))
     plan.check(len(span), tokens)
     return _Place(span, tokens, device, dtype)
 
 
-async def _view(node: Node, source: ModelSource) -> SwarmView:
-    bodies = await node.directory.fetch([model_key(source.uid, bucket) for bucket in range(BUCKETS)])
+async def _view(node: Node, model_uid: str) -> SwarmView:
+    bodies = await node.directory.fetch([model_key(model_uid, bucket) for bucket in range(BUCKETS)])
     now = node.directory.now()
-    return SwarmView.of(map(decode, bodies), now=now, model_uid=source.uid, protocol=PROTOCOL_VERSION)
+    return SwarmView.of(map(decode, bodies), now=now, model_uid=model_uid, protocol=PROTOCOL_VERSION)
 
 
 class _Peer:
@@ -162,6 +164,7 @@ class _Peer:
         self._node = node
         self._tasks = tasks
         self._probed_s_per_layer = 0.0
+        self._position = Position()
         self._announcer = Announcer(node.directory, self._record, config.limits.lease_s)
         self.service = service
         service.sessions.on_change(self._announcer.touch)
@@ -172,6 +175,7 @@ class _Peer:
         self._probed_s_per_layer = result.seconds_per_layer
         await self._announcer.announce(PeerState.ONLINE)
         renewal = self._tasks.create_task(self._announcer.renew())
+        locating = self._tasks.create_task(self._locate())
         info = ReadyInfo(
             self._node.peer_id,
             tuple(self._node.addresses),
@@ -185,9 +189,21 @@ class _Peer:
         on_ready(info)
         await stop.first.wait()
         await self._leave(stop)
-        for task in (watch, renewal):
+        for task in (watch, renewal, locating):
             task.cancel()
         self.service.stop()
+
+    async def _locate(self) -> None:
+        """Keep the position in the network current."""
+        while True:
+            await asyncio.sleep(LOCATE_S)
+            try:
+                view = await _view(self._node, self._offer.model_uid)
+            except SwarmError as error:
+                logger.info("the records could not be read: %s", error)
+            else:
+                links = ((link.peer_id, link.rtt_s) for link in self._node.links())
+                self._position.learn(links, view.by_id)
 
     async def _watch_node(self) -> None:
         raise await self._node.wait_failed()
@@ -234,6 +250,7 @@ class _Peer:
             links={
                 link.peer_id: link.rtt_s / 2 for link in self._node.links()[:32] if link.rtt_s is not None
             },
+            coordinate=self._position.published,
             version=VERSION,
             issued_at=now,
             expires_at=expires_at,
