@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from swarm.routing.records import PeerRecord
 from swarm.routing.vivaldi import Coordinate
 
+DIGITS = 6  # microseconds; records are small
+
 
 class Position:
     """Moves with every look at the links; starts anywhere, knowing nothing."""
@@ -27,4 +29,7 @@ class Position:
     def published(self) -> tuple[float, float, float, float]:
         """As records carry it."""
         place = self._place
-        return place.x_s, place.y_s, place.height_s, place.error
+        x_s, y_s, height_s, error = (
+            round(value, DIGITS) for value in (place.x_s, place.y_s, place.height_s, place.error)
+        )
+        return x_s, y_s, height_s, error
