@@ -5,23 +5,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
 
 import typer
 
+from swarm.cli.logs import logs_json
 from swarm.core.errors import ConfigError, SwarmError
 
+logger = logging.getLogger(__name__)
 _INTERRUPTED = 130
 
 
 def report(error: BaseException, *, debug: bool) -> int:
-    """Print what `error` says as one line, with a traceback if `debug`, and return the exit status."""
+    """Print (or log, where programs read it) what `error` says in one line, with a traceback if `debug`.
+
+    Returns the exit status.
+    """
     if debug and not isinstance(error, typer.Abort | KeyboardInterrupt):
         traceback.print_exception(error)
     line, status = describe(error)
-    if line:
+    if line and logs_json():
+        logger.error(line)
+    elif line:
         print(f"error: {line}", file=sys.stderr)
     return status
 

@@ -26,6 +26,7 @@ def gateway(settings: GatewaySettings) -> None:
 
     Clients of OpenAI's and Anthropic's APIs work with it: chat, completions, responses and messages, with streaming.
     """
+    settings.start_log()
     clear_ready_file(settings.ready_file)
     config = settings.gateway_config()
     if sys.stderr.isatty():
@@ -33,7 +34,7 @@ def gateway(settings: GatewaySettings) -> None:
     try:
         from swarm.gateway.server import serve  # imports torch, transformers and hivemind: seconds
     except ModuleNotFoundError as exc:
-        if (exc.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "starlette", "prometheus_client"):
+        if (exc.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "starlette"):
             raise
         raise ConfigError(MISSING) from exc
     run_async(serve(config, on_ready=_announcer(settings)))
@@ -46,7 +47,8 @@ def _announcer(settings: GatewaySettings) -> Callable[[ReadyInfo], None]:
         chat = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
         lines = [
             typer.style(f"{name} is served at {url}/v1", bold=True),
-            "Ask it:",
+            f"Chat and watch the swarm in a browser: {url}/",
+            "Or ask it from a program:",
             typer.style(
                 f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(chat)}",
                 fg="green",

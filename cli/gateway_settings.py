@@ -7,7 +7,19 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from swarm.cli.setting_types import Count, File, Host, Port, Seconds, ShortName, Shown, Switch, WholeNumber
+from swarm.cli.log_settings import LogSettings
+from swarm.cli.setting_types import (
+    Count,
+    File,
+    Host,
+    Port,
+    Seconds,
+    ShortName,
+    Shown,
+    Switch,
+    Url,
+    WholeNumber,
+)
 from swarm.cli.settings import ModelSettings, PeersSettings, Settings
 from swarm.core.config import ClientConfig, Precision
 from swarm.gateway.config import GatewayConfig
@@ -15,7 +27,7 @@ from swarm.gateway.config import GatewayConfig
 _CLIENT = ClientConfig()
 
 
-class GatewaySettings(PeersSettings, ModelSettings):
+class GatewaySettings(PeersSettings, ModelSettings, LogSettings):
     """`swarm gateway MODEL`."""
 
     PANEL = "Options"
@@ -63,6 +75,14 @@ class GatewaySettings(PeersSettings, ModelSettings):
         Seconds, Field(description="How long to wait for layers that nobody serves.")
     ] = _CLIENT.unavailable_timeout_s
 
+    otlp: Annotated[
+        Url | None,
+        Shown("URL", default="no traces"),
+        Field(
+            description="Send traces over OTLP, such as to http://127.0.0.1:4318/v1/traces; needs layerswarm[otel]."
+        ),
+    ] = None
+
     @model_validator(mode="after")
     def _others_need_keys(self) -> Self:
         if self.open and self.keys is not None:
@@ -88,6 +108,7 @@ class GatewaySettings(PeersSettings, ModelSettings):
             drain_s=self.drain_s,
             threads=self.threads,
             ready_file=self.ready_file,
+            otlp=self.otlp,
         )
 
 

@@ -5,7 +5,6 @@ Commands are loaded when they are called, so that `swarm --help` imports neither
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from swarm.cli.failure import report, silence_broken_pipe
+from swarm.cli.logs import start_logging
 
 # name -> what --help says; the module swarm.cli.<name>, with _ for -, has `command`
 COMMANDS = {
@@ -31,6 +31,7 @@ COMMANDS = {
     "check": "Compare a model cut into spans with the whole one.",
     "demo": "Try it: a small swarm on this machine that loses a peer.",
     "bench": "Measure a swarm on this machine beside the local model.",
+    "tune": "Find the fastest settings for a peer on this machine.",
     "simulate": "Simulate swarms of many peers in virtual time.",
     "version": "Print the versions of this program and of what it builds on.",
 }
@@ -96,7 +97,7 @@ def _root(
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit status; errors are printed, never raised."""
     debug = arguments[:1] == ["--debug"] or os.environ.get("SWARM_DEBUG", "") not in ("", "0")
-    _start_logging(debug)
+    start_logging(debug)
     try:
         status = app(arguments, prog_name="swarm", standalone_mode=False)
         sys.stdout.flush()
@@ -106,15 +107,6 @@ def run(arguments: list[str]) -> int:
     except (Exception, KeyboardInterrupt) as exc:
         return report(exc, debug=debug)
     return status if isinstance(status, int) else 0
-
-
-def _start_logging(debug: bool) -> None:
-    """Warnings as lines like the errors of `failure.py`; everything, with its origin, if `debug`."""
-    logging.addLevelName(logging.WARNING, "warning")
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s" if debug else "%(levelname)s: %(message)s",
-    )
 
 
 def end_on_signals() -> None:

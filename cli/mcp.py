@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from swarm.peer.ready import ReadyInfo
 
 MISSING = "the MCP server's packages are not installed: pip install 'layerswarm[mcp]'"
-_PACKAGES = ("mcp", "mcp_types", "fastapi", "uvicorn", "starlette", "prometheus_client", "scipy")
+_PACKAGES = ("mcp", "mcp_types", "fastapi", "uvicorn", "starlette", "scipy")
 
 
 def mcp(settings: McpSettings) -> None:

@@ -26,6 +26,7 @@ def serve(settings: ServeSettings) -> None:
 
     Without --peers this starts a new swarm; it prints the line with which others join.
     """
+    settings.start_log()
     clear_ready_file(settings.ready_file)
     with claimed_identity(settings.identity) as identity:
         config = settings.peer_config(identity)
@@ -54,6 +55,7 @@ def start_up_lines(config: PeerConfig, info: ReadyInfo, device: str) -> list[str
         typer.style(f"{name} serves layers {info.span} of {info.model}", bold=True),
         f"  on       {device}",
         *(f"  address  {address}" for address in info.addresses),
+        *([f"  metrics  {info.metrics}"] if info.metrics else []),
         "Join with another peer:",
         typer.style(f"  swarm serve {model} --peers {address}", fg="green"),
         "Generate:",

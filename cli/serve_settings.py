@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from swarm.cli.log_settings import LogSettings
 from swarm.cli.setting_types import (
     Count,
     Device,
@@ -23,9 +24,18 @@ from swarm.cli.setting_types import (
     WholeNumber,
 )
 from swarm.cli.settings import ModelSettings, PeersSettings
-from swarm.core.config import NodeConfig, PeerConfig, PeerLimits, Precision, Quantization
+from swarm.core.config import (
+    BalanceConfig,
+    MetricsConfig,
+    NodeConfig,
+    PeerConfig,
+    PeerLimits,
+    Precision,
+    Quantization,
+)
 
 _LIMITS = PeerLimits()
+_BALANCE = BalanceConfig()
 
 
 class NodeSettings(PeersSettings):
@@ -129,7 +139,7 @@ class LimitSettings(NodeSettings):
         )
 
 
-class ServeSettings(LimitSettings, ModelSettings):
+class ServeSettings(LimitSettings, ModelSettings, LogSettings):
     """`swarm serve MODEL`."""
 
     PANEL = "Options"
@@ -139,6 +149,19 @@ class ServeSettings(LimitSettings, ModelSettings):
         Shown("auto|A:B", default="auto"),
         Field(description="Layers A to B-1; auto: as many as fit, where the swarm is weakest."),
     ] = None
+    max_layers: Annotated[
+        Count | None, Shown(default="what fits"), Field(description="With --layers auto, at most so many.")
+    ] = None
+    balance: Annotated[
+        Switch, Field(description="With --layers auto, move to other layers when the swarm needs it.")
+    ] = _BALANCE.moves
+    replicas: Annotated[
+        Count, Field(description="How many peers every layer should have, for --layers auto and moves.")
+    ] = _BALANCE.replicas
+    review_s: Annotated[
+        Seconds,
+        Field(description="Ask whether to move every so many seconds; sooner when layers are missing."),
+    ] = _BALANCE.review_s
     device: Annotated[Device, Shown("DEVICE"), Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
     dtype: Annotated[Precision, Field(description="Precision of the layers; auto: the checkpoint's own.")] = (
         "auto"
@@ -156,12 +179,25 @@ class ServeSettings(LimitSettings, ModelSettings):
         ShortName | None, Shown("TEXT"), Field(description="Name that others see in `swarm status`.")
     ] = None
 
+    metrics_port: Annotated[
+        Port | None,
+        Shown(default="no metrics"),
+        Field(description="Serve /metrics for Prometheus on this TCP port; 0 takes any free one."),
+    ] = None
+    metrics_host: Annotated[
+        Host,
+        Shown("IP"),
+        Field(description="Interface for it; whoever reaches it may read, there are no keys."),
+    ] = "127.0.0.1"
+
     @model_validator(mode="after")
     def _options_agree(self) -> Self:
         if self.quantize and self.device == "mps":
             raise ValueError(
                 f"--quantize {self.quantize} does not work with --device mps: bitsandbytes has no MPS kernels"
             )
+        if self.layers is not None and self.max_layers is not None:
+            raise ValueError(f"--max-layers {self.max_layers} is for --layers auto, not for {self.layers}")
         if self.threads and self.device.startswith(("cuda", "mps")):
             raise ValueError(f"--threads is for --device cpu, and contradicts --device {self.device}")
         return self
@@ -171,6 +207,8 @@ class ServeSettings(LimitSettings, ModelSettings):
             model=self.model_source(),
             node=self.node_config(identity),
             layers=self.layers,
+            max_layers=self.max_layers,
+            balance=BalanceConfig(moves=self.balance, replicas=self.replicas, review_s=self.review_s),
             device=self.device,
             dtype=self.dtype,
             quantize=self.quantize,
@@ -179,4 +217,7 @@ class ServeSettings(LimitSettings, ModelSettings):
             name=self.name,
             limits=self.limits(),
             ready_file=self.ready_file,
+            metrics=None
+            if self.metrics_port is None
+            else MetricsConfig(self.metrics_host, self.metrics_port),
         )

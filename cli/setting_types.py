@@ -55,7 +55,7 @@ def says(requirement: str) -> WrapValidator:
     return WrapValidator(validate)
 
 
-def _split(value: object) -> object:
+def split(value: object) -> object:
     """Addresses are written as a list, or as one text with commas or spaces between."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple):
@@ -124,7 +124,7 @@ Counts = Annotated[
     tuple[Count, ...],
     Field(min_length=1),
     NoDecode,
-    BeforeValidator(_split),
+    BeforeValidator(split),
     says("must be positive integers, such as 1,4,16"),
 ]
 DelayMs = Annotated[
@@ -147,6 +147,9 @@ LeaseSeconds = Annotated[
 ShortName = Annotated[
     str, Field(max_length=64), AfterValidator(_printable), says("must be at most 64 printable characters")
 ]
+Url = Annotated[
+    str, Field(pattern=r"^https?://[^\s/]+"), says("must be a URL, such as http://127.0.0.1:4318/v1/traces")
+]
 Device = Annotated[
     str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$"), says("must be auto, cpu, cuda, cuda:N or mps")
 ]
@@ -154,7 +157,5 @@ Layers = Annotated[Span | None, NoDecode, BeforeValidator(_layers)]
 File = Annotated[
     Path, BeforeValidator(lambda value: Path(value).expanduser() if isinstance(value, str) else value)
 ]
-PeerAddresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_all(_PEER)), BeforeValidator(_split)]
-PublicAddresses = Annotated[
-    tuple[str, ...], NoDecode, BeforeValidator(_all(_PUBLIC)), BeforeValidator(_split)
-]
+PeerAddresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_all(_PEER)), BeforeValidator(split)]
+PublicAddresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_all(_PUBLIC)), BeforeValidator(split)]

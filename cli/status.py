@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -16,6 +18,7 @@ from swarm.core.errors import SwarmUnavailable
 
 if TYPE_CHECKING:
     from swarm.client.swarm_survey import SwarmSurvey
+    from swarm.routing.status import StatusReport
 
 
 def status(settings: StatusSettings) -> None:
@@ -55,13 +58,29 @@ async def _print_json(survey: SwarmSurvey, settings: StatusSettings) -> None:
 async def _watch(survey: SwarmSurvey, settings: StatusSettings) -> None:
     from swarm.cli.status_table import render
 
+    known: dict[str, StatusReport] = {}
     with Live(console=_console(), auto_refresh=False) as live:
         while True:
             try:
-                live.update(render(await survey.look(settings.model), live.console.width), refresh=True)
+                reports = await survey.look(settings.model)
+                _tell_happenings(live.console, known, reports)
+                live.update(render(reports, live.console.width), refresh=True)
             except SwarmUnavailable as exc:  # it may come back
                 live.update(str(exc), refresh=True)
             await asyncio.sleep(settings.interval_s)
+
+
+def _tell_happenings(
+    console: Console, known: dict[str, StatusReport], reports: Sequence[StatusReport]
+) -> None:
+    """Above the table, a line for whatever peers did since the last look, which `known` is brought up to."""
+    from swarm.routing.happenings import happenings
+
+    for report in reports:
+        before = known.get(report.model_uid)
+        for happening in happenings(before, report) if before is not None else ():
+            console.print(f"{time.strftime('%H:%M:%S')} {happening}", markup=False)
+        known[report.model_uid] = report
 
 
 def _console() -> Console:

@@ -21,6 +21,7 @@ from swarm.core.errors import (
     SessionLost,
     SwarmError,
 )
+from swarm.core.log_fields import session_fields
 from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.core.span import Span
 from swarm.peer.arrival import Arrival
@@ -29,6 +30,7 @@ from swarm.peer.link_watch import LinkWatch
 from swarm.peer.offer import Offer
 from swarm.peer.sessions import HopSession, SessionTable
 from swarm.peer.stepping import Stepping
+from swarm.peer.tally import Tally
 from swarm.peer.transfer import Receiver, Sender
 from swarm.peer.worker import Worker
 from swarm.shards.session import ShardSession
@@ -49,7 +51,7 @@ from swarm.wire.control_messages import (
     Transfer,
 )
 from swarm.wire.dialer import Dialer
-from swarm.wire.failures import failed_of
+from swarm.wire.failures import failed_of, kind_of
 from swarm.wire.link import Link
 from swarm.wire.step_messages import ReplayInfo
 from swarm.wire.tensors import pack
@@ -68,6 +70,7 @@ class Control:
         stepping: Stepping,
         watch: LinkWatch,
         receiver: Receiver,
+        tally: Tally,
     ) -> None:
         self._node = node
         self._offer = offer
@@ -77,6 +80,7 @@ class Control:
         self._watch = watch
         self._sender = Sender(worker)
         self._receiver = receiver
+        self._tally = tally
         self.draining = False
 
     async def answer(self, link: Link, message: Request) -> None:
@@ -84,6 +88,7 @@ class Control:
         try:
             done = await self._act(link, message)
         except SwarmError as error:
+            self._tally.failures[kind_of(error)] += 1
             await _reply(link, failed_of(message.request, error))
         except Exception:
             logger.exception("answering %s of %s failed", type(message).__name__, link.peer_id)
@@ -102,7 +107,9 @@ class Control:
             case Transfer():
                 return await self._transfer(link, message)
             case StateEnd():
-                return await self._receiver.finish(link, message)
+                done = await self._receiver.finish(link, message)
+                self._tally.taken_over += 1
+                return done
             case Inspect():
                 return self._state(message.request, self._table.controlled_by(link.peer_id, message.session))
             case Close():
@@ -140,6 +147,7 @@ class Control:
                 arrival=None if donor is None else Arrival(donor, StateWriter(shard, message.tokens)),
             )
             self._table.add(session)
+        self._tally.opened += 1
         await self._say_if_leaving(session)
         length = self._begin(session, message)
         return self._state(message.request, session).model_copy(update={"length": length})
@@ -233,6 +241,8 @@ class Control:
             packed = pack(kept.named(), session.coding)
             await self._stepping.send_step(session, packed, Onward(number, start, replay=info))
         session.last_used_s = asyncio.get_running_loop().time()
+        self._tally.replays += 1
+        self._tally.replayed_tokens += state.length
         return state
 
     async def _transfer(self, link: Link, message: Transfer) -> Done:
@@ -240,7 +250,9 @@ class Control:
         with _acting(session):
             target = await self._dial(message.to)
             assert target is not None
-            return await self._sender.send(session, target, message)
+            done = await self._sender.send(session, target, message)
+        self._tally.handed_over += 1
+        return done
 
     def _close(self, link: Link, message: Close) -> Done:
         self._table.withdraw(message.session, link.peer_id)
@@ -287,5 +299,5 @@ async def sweep_idle(table: SessionTable, stepping: Stepping) -> None:
         before_s = asyncio.get_running_loop().time() - idle_session_s
         table.prefixes.expire(before_s)
         for session in table.idle_since(before_s):
-            logger.info("session %s ended after %g s without a step", session.id.hex()[:8], idle_session_s)
+            logger.info("no step for %g s", idle_session_s, extra=session_fields(session.id))
             stepping.end(session)

@@ -6,7 +6,7 @@ What a decode step takes and what a token of a prompt adds are measured; a batch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 
 from swarm.peer.scheduler import LEAST_PORTION
 
@@ -26,15 +26,14 @@ class PrefillShare:
         self.token_s: float | None = None
         self._last_decode_s = 0.0
 
-    def ran(self, tokens: Mapping[bytes, int], short: bool, took_s: float, now_s: float) -> None:
-        """A batch has run: the token rows of each session, all of them `short` steps or not, in `took_s`."""
+    def ran(self, tokens: int, decoded: Collection[bytes], short: bool, took_s: float, now_s: float) -> None:
+        """A batch of so many token rows has run in `took_s`: steps of sessions that `decoded`; `short` if no others."""
+        self._decoded_s.update(dict.fromkeys(decoded, now_s))
         if short:
             self.decode_s = _average(self.decode_s, took_s)
             self._last_decode_s = now_s
-            self._decoded_s.update(dict.fromkeys(tokens, now_s))
         elif self.decode_s is not None:
-            count = sum(tokens.values())
-            self.token_s = _average(self.token_s, max(took_s - self.decode_s, 0.0) / count)
+            self.token_s = _average(self.token_s, max(took_s - self.decode_s, 0.0) / tokens)
 
     def decode_lately_s(self, now_s: float) -> float | None:
         """`decode_s`, if a decode step ran lately."""

@@ -10,13 +10,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ReadyInfo:
-    """A serving node; `model` and `span` (as `A:B`) are None for a bootstrap node."""
+    """A serving node; `model` and `span` (as `A:B`) are None for a bootstrap node, `metrics` is a URL."""
 
     peer_id: str
     addresses: tuple[str, ...]
     model: str | None
     span: str | None
     pid: int
+    metrics: str | None = None
 
 
 def write_ready_file(path: Path, info: ReadyInfo) -> None:

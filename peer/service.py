@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from swarm.core.errors import PeerBusy, RequestError
+from swarm.core.log_fields import session_fields
 from swarm.peer.control import Control, sweep_idle
 from swarm.peer.crew import Crew
 from swarm.peer.departure import tell_client
@@ -17,6 +18,7 @@ from swarm.peer.link_watch import LinkWatch
 from swarm.peer.offer import Offer
 from swarm.peer.sessions import SessionTable
 from swarm.peer.stepping import Stepping
+from swarm.peer.tally import Tally
 from swarm.peer.transfer import Receiver
 from swarm.peer.worker import Finished, Worker
 from swarm.wire.control_messages import Leaving, Request
@@ -44,6 +46,9 @@ class Service:
     """Serves one shard to clients and neighbours. What it starts runs in `tasks` and ends with `stop`.
 
     `clock` is the worker's.
+
+    Attributes:
+        tally: what is done is counted here.
     """
 
     def __init__(
@@ -53,19 +58,21 @@ class Service:
         sessions: SessionTable,
         executor: Executor,
         tasks: asyncio.TaskGroup,
+        tally: Tally | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.tally = tally = tally or Tally()
         self.sessions = sessions
-        self._executor = executor
         self._crew = Crew(tasks)
         together = offer.shard.batching != "one by one"
+        batch_tokens = sessions.limits.batch_tokens
         self._worker = Worker(
-            executor, self._deliver, sessions.limits.batch_tokens, together=together, clock=clock
+            executor, self._deliver, batch_tokens, together=together, tally=tally, clock=clock
         )
-        self._stepping = Stepping(node.peer_id, offer, sessions, self._worker, self._crew)
+        self._stepping = Stepping(node.peer_id, offer, sessions, self._worker, self._crew, tally)
         self._watch = LinkWatch(self._link_ended)
         self._receiver = Receiver(offer, sessions, self._worker)
-        self._control = Control(node, offer, self._worker, self._stepping, self._watch, self._receiver)
+        self._control = Control(node, offer, self._worker, self._stepping, self._watch, self._receiver, tally)
         self._crew.start(sweep_idle(sessions, self._stepping))
 
     def _deliver(self, finished: Finished) -> None:
@@ -81,6 +88,16 @@ class Service:
             decode_s=self._worker.decode_lately_s,
             computed_tokens=self._worker.computed_tokens,
         )
+
+    @property
+    def waiting(self) -> int:
+        """Steps that wait for the device."""
+        return self._worker.waiting
+
+    @property
+    def draining(self) -> bool:
+        """Whether no new sessions are taken."""
+        return self._control.draining
 
     def handle(self, link: Link, message: Message, payload: memoryview) -> Awaitable[None] | None:
         """One message from a link; see `swarm.wire.link.Handler`."""
@@ -100,7 +117,7 @@ class Service:
 
     def _link_ended(self, link: Link) -> None:
         for session in self.sessions.of_client(link):
-            logger.info("session %s ended: its client left", session.id.hex()[:8])
+            logger.info("the client of a session left", extra=session_fields(session.id))
             self._stepping.end(session)
         self.sessions.client_left()
         self._stepping.next_left(link)
@@ -121,13 +138,12 @@ class Service:
         return True
 
     def stop(self) -> None:
-        """End all sessions, whatever is under way and the device thread; prove that the cache's books are right."""
+        """End all sessions and whatever is under way; prove that the cache's books are right."""
         for session in self.sessions:
             self._stepping.end(session)
         self._crew.stop()
         self.sessions.prefixes.clear()
         self.sessions.check()
-        self._executor.stop()
 
 
 class Doorkeeper:

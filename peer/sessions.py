@@ -10,12 +10,14 @@ peer it named may send steps into it. For anybody else the session does not exis
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from swarm.core.config import Coding, PeerLimits
 from swarm.core.errors import PeerBusy, PeerUnreachable, RequestError, SessionBehind, SessionLost
+from swarm.core.log_fields import session_fields
 from swarm.peer.allowance import Allowance
 from swarm.peer.arrival import Arrival
 from swarm.peer.kv_pool import KVPool
@@ -24,6 +26,7 @@ from swarm.shards.session import ShardSession
 from swarm.wire.control_messages import NextHop
 from swarm.wire.link import Link
 
+logger = logging.getLogger(__name__)
 MOST_BYTES_INSIDE = 256 << 20
 
 
@@ -195,6 +198,8 @@ class SessionTable:
         self._openings[session.id].check()
         assert session.id not in self._sessions
         self._sessions[session.id] = session
+        layers, client = str(session.shard.span), session.client.peer_id
+        logger.info("session open", extra=session_fields(session.id, layers=layers, client=client))
         self._changed()
 
     # finding ------------------------------------------------------------------------------------------------------
@@ -258,6 +263,7 @@ class SessionTable:
         """Forget a session and free its pages; harmless if it is gone already."""
         if self._sessions.pop(session.id, None) is not None:
             session.closed = True
+            logger.info("session ended", extra=session_fields(session.id, tokens=session.promised))
             self._release(session.id)
             self._changed()
 

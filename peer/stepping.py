@@ -7,9 +7,11 @@ that brings its output. Whatever has to wait goes on in a task of the crew.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 
 from swarm.core.errors import PeerError, RequestError, SessionLost, SwarmError
+from swarm.core.log_fields import session_fields
 from swarm.peer.crew import Crew
 from swarm.peer.departure import (
     Departure,
@@ -23,23 +25,30 @@ from swarm.peer.departure import (
 from swarm.peer.offer import Offer
 from swarm.peer.sessions import HopSession, SessionTable
 from swarm.peer.step_check import check_step
+from swarm.peer.tally import Tally
 from swarm.peer.worker import Finished, Worker
 from swarm.shards.step import Step, StepTensors
+from swarm.wire.failures import kind_of
 from swarm.wire.link import Link
 from swarm.wire.step_messages import Output, Replayed, StepFailed, StepMessage
 from swarm.wire.tensor_size import decoded_nbytes
 from swarm.wire.tensors import Packed, unpack
 
+logger = logging.getLogger(__name__)
+
 
 class Stepping:
     """Takes steps from links, queues them, and sends their outputs on; `crew` runs the sends that are under way."""
 
-    def __init__(self, own_id: str, offer: Offer, table: SessionTable, worker: Worker, crew: Crew) -> None:
+    def __init__(
+        self, own_id: str, offer: Offer, table: SessionTable, worker: Worker, crew: Crew, tally: Tally
+    ) -> None:
         self._own_id = own_id
         self._offer = offer
         self.table = table
         self._worker = worker
         self._crew = crew
+        self._tally = tally
 
     # in -----------------------------------------------------------------------------------------------------------
 
@@ -56,6 +65,7 @@ class Stepping:
             reach = range(message.start, message.start + tensors.tokens)
             self.table.grow(session, message.number, tensors.rows, reach)
         except SwarmError as error:
+            self._tally.failures[kind_of(error)] += 1
             return tell_client(link, failed(message.session, message.number, error))
         if not session.inside.try_acquire(decoded_nbytes(message.tensors)):
             return self._wait_for_room(session, message, tensors, link)
@@ -158,6 +168,10 @@ class Stepping:
         """Report a failed step; a session that failed inside of the layers cannot go on, and its memory is needed."""
         session, error = finished.session, finished.error
         assert error is not None
+        self._tally.failures[kind_of(error)] += 1
+        logger.info(
+            "a step failed: %s", error, extra=session_fields(session.id, step=finished.message.number)
+        )
         if not isinstance(error, RequestError):
             self.end(session)
         await tell_client(session.client, failed(session.id, finished.message.number, error))

@@ -18,6 +18,7 @@ from swarm.peer.prefill_share import PrefillShare
 from swarm.peer.queued import Queued
 from swarm.peer.scheduler import choose_batch, choose_one, long_head, wait_s
 from swarm.peer.sessions import HopSession
+from swarm.peer.tally import Tally
 from swarm.shards.step import Step, StepTensors
 from swarm.wire.step_messages import StepMessage
 
@@ -45,7 +46,7 @@ class Worker:
     """Queue in front of the executor. For the event loop only; `deliver` is called there for every finished step.
 
     `batch_tokens` is how many tokens of prompts run at once; `together` whether sessions run in one batch; `clock`
-    tells the time in seconds and never goes back (the event loop's own counts milliseconds).
+    tells the time in seconds and never goes back (the event loop's own counts milliseconds); `tally` counts what runs.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Worker:
         *,
         together: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        tally: Tally | None = None,
     ) -> None:
         self._executor = executor
         self._deliver = deliver
@@ -66,7 +68,17 @@ class Worker:
         self._running = False
         self._absences = Absences()
         self._timer: asyncio.Handle | None = None
-        self.computed_tokens = 0
+        self._tally = tally or Tally()
+
+    @property
+    def computed_tokens(self) -> int:
+        """Token rows that went through the layers."""
+        return self._tally.computed_tokens
+
+    @property
+    def waiting(self) -> int:
+        """Steps and questions that wait for the device."""
+        return len(self._queue)
 
     @property
     def decode_s(self) -> float | None:
@@ -94,7 +106,7 @@ class Worker:
 
         def done(result: object, error: BaseException | None, queue_s: float, compute_s: float) -> None:
             if isinstance(result, Applied):
-                self.computed_tokens += result.computed_tokens
+                self._tally.ran(queue_s, compute_s, result.computed_tokens)
                 self._deliver(Finished(session, message, result.output, None, queue_s, compute_s))
             else:
                 assert error is not None
@@ -177,6 +189,7 @@ class Worker:
         budget = self._share.budget(long, now) if long is not None else 0
         choose = choose_batch if self._together else choose_one
         batch = [(self._queue[portion.index], portion.tokens) for portion in choose(waiting, now, budget)]
+        self._tally.turn(len(batch), sum(tokens for _, tokens in batch))
         taken = {id(queued) for queued, _ in batch}
         self._queue = [queued for queued in self._queue if id(queued) not in taken]
         self._running = True
@@ -190,10 +203,10 @@ class Worker:
         def done(results: Any, error: BaseException | None) -> None:
             self._running = False
             now = self._clock()
+            decoded = [queued.session.id for queued, _ in batch if queued.waiting.is_short]
             found: list[object] = [error] * len(batch) if error is not None else results
             if any(isinstance(result, Applied) and result.computed_tokens for result in found):
-                sizes = {queued.session.id: tokens for queued, tokens in batch}
-                self._share.ran(sizes, short, now - started_s, now)
+                self._share.ran(sum(tokens for _, tokens in batch), decoded, short, now - started_s, now)
             ended = [(queued, result) for (queued, _), result in zip(batch, found, strict=True)]
             self._requeue([queued for queued, result in ended if not queued.take(result, started_s, now)])
             for queued, _ in batch:

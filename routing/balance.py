@@ -95,6 +95,26 @@ def decide(board: Board, peer_id: str, plan: tuple[Move, ...]) -> Decision:
     )
 
 
+def objection(board: Board, peer_id: str, origin: Span) -> str | None:
+    """Why a peer that has claimed another place should stay at `origin`, now that others know of the claim.
+
+    Of peers on their way to the same layers the first in `precedence` goes. What nobody else serves is not left.
+    """
+    own = board.find(peer_id)
+    if own is None or own.ready:
+        return "its claim is not known yet"
+    ready = board.counts(ready=True)
+    left = [layer for layer in range(origin.start, origin.end) if layer not in own.span and not ready[layer]]
+    if left:
+        return f"nobody else would serve layer {left[0]}"
+    gained = [layer for layer in range(own.span.start, own.span.end) if layer not in origin]
+    for seat in board.seats:
+        goes_first = not seat.ready and precedence(seat.peer_id) < precedence(peer_id)
+        if goes_first and all(layer in seat.span for layer in gained):
+            return f"peer {seat.peer_id[-8:]} goes there"
+    return None
+
+
 def plan_moves(board: Board, goal: Goal, now: float) -> tuple[Move, ...]:
     """The next moves of the whole swarm, the most useful first; empty where the swarm is balanced.
 

@@ -13,7 +13,6 @@ from swarm.core.span import Span
 from swarm.routing.decision import Action, Decision
 from swarm.routing.seats import Board, Seat
 from swarm.routing.throughput import Floats, Shortage, best_tokens_per_s
-from swarm.routing.view import SwarmView
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +22,6 @@ class Newcomer:
     peer_id: str
     capacity: int
     speed: float = 0.0
-
-
-def choose_span(
-    view: SwarmView,
-    n_layers: int,
-    capacity: int,
-    *,
-    precision: str | None = None,
-    together: Span | None = None,
-) -> Span:
-    """Where a peer of unknown speed with room for `capacity` layers belongs; see `join`.
-
-    Raises:
-        ModelError: if every window of this length would cut `together`.
-    """
-    board = Board.of(view, n_layers, precision=precision, together=together)
-    return join(board, Newcomer("", capacity)).span
 
 
 def join(board: Board, newcomer: Newcomer, *, replicas: int = 1) -> Decision:

@@ -7,17 +7,19 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import uvicorn
 from transformers import AutoModelForCausalLM
 
 from swarm.builtin import demo_path
+from swarm.client.outlook import Outlook
 from swarm.client.profile import StepProfile
 from swarm.client.stats import ClientStats
 from swarm.core.config import ModelConfig
@@ -27,13 +29,16 @@ from swarm.gateway.app import build_app
 from swarm.gateway.desk import Desk
 from swarm.gateway.door import Door
 from swarm.gateway.generation import LinedModel
+from swarm.gateway.lookout import Lookout
 from swarm.gateway.meter import Meter
 from swarm.gateway.pooling import Pooling
 from swarm.gateway.prompts import Prompter
 from swarm.gateway.routes import Gateway
 from swarm.gateway.vocabulary import Vocabulary
 from swarm.routing.chain import Chain
+from swarm.routing.status import summarise
 from swarm.shards.tokenizer import load_tokenizer
+from tests.records import make_view
 from tests.waiting import wait_for
 
 BODY_BYTES = 1 << 20
@@ -52,6 +57,10 @@ class LocalLine:
         return None
 
     @property
+    def sessions(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def profile(self) -> StepProfile:
         return StepProfile()
 
@@ -60,6 +69,18 @@ class LocalLine:
 
     def close(self) -> None:
         self.closed = True
+
+
+class LocalNetwork:
+    """A swarm that is none; it looks like `outlook`."""
+
+    def __init__(self) -> None:
+        self.outlook = Outlook(summarise(make_view()))
+
+    def look(self) -> Future[Outlook]:
+        found: Future[Outlook] = Future()
+        found.set_result(self.outlook)
+        return found
 
 
 class LocalModel:
@@ -75,6 +96,7 @@ class LocalModel:
         self._model = local_demo()
         self.config = self._model.config
         self.generation_config = self._model.generation_config
+        self.swarm = LocalNetwork()
         self.lines: list[LocalLine] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -85,10 +107,14 @@ class LocalModel:
         self.lines.append(line)
         return line
 
-    def generate(self, inputs: Any = None, **options: Any) -> Any:
+    def pass_gate(self) -> None:
+        """Wait until it is open; then fail if that is wanted."""
         self.gate.wait()
         if self.error is not None:
             raise self.error
+
+    def generate(self, inputs: Any = None, **options: Any) -> Any:
+        self.pass_gate()
         return self._model.generate(inputs, **options)
 
     def encode(self, input_ids: Any, **cache: Any) -> Any:
@@ -105,9 +131,11 @@ class ScriptedModel(LocalModel):
         self.text = text
 
     def generate(self, inputs: Any = None, **options: Any) -> Any:
+        self.pass_gate()
         streamer, criteria = options["streamer"], options["stopping_criteria"]
         streamer.put(inputs)
-        for token in [*demo_tokenizer()(self.text, add_special_tokens=False)["input_ids"], 2]:
+        tokens = [*demo_tokenizer()(self.text, add_special_tokens=False)["input_ids"], 2]
+        for token in tokens[: options["max_new_tokens"]]:
             streamer.put(torch.tensor([token]))
             if bool(criteria(inputs, None).all()):
                 break
@@ -150,8 +178,14 @@ class RunningGateway:
         return self.gateway.desk.admission
 
 
+class SeenModel(LinedModel, Protocol):
+    """A model whose swarm can be looked at."""
+
+    swarm: Any
+
+
 def make_gateway(
-    model: LinedModel,
+    model: SeenModel,
     sessions: int = 8,
     queue: int = 16,
     keys: Path | None = None,
@@ -164,7 +198,8 @@ def make_gateway(
     stats = getattr(model, "stats", None) or ClientStats()
     meter = Meter(admission, stats, clock)
     desk = Desk(model, vocabulary, admission, meter)
-    return Gateway("demo", Prompter(vocabulary, "demo"), desk, Door(keys), meter, pooling)
+    lookout = Lookout(model.swarm.look, admission, stats)
+    return Gateway("demo", Prompter(vocabulary, "demo"), desk, Door(keys), meter, lookout, pooling)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from swarm.wire.frames import Buffer
 from swarm.wire.link import Handler, Link
 from swarm.wire.message import Message
 from swarm.wire.messages import Hello
+from swarm.wire.traffic import Traffic
 
 HIGH_WATER = 1 << 20
 
@@ -157,6 +158,10 @@ class MemoryNode:
 
     def links(self) -> list[Link]:
         return [link for link in self._links if not link.closed]
+
+    @property
+    def traffic(self) -> Traffic:
+        return sum((link.traffic for link in self.links()), Traffic())
 
     async def connect(self, peer_id: str, addresses: Sequence[str] = (), timeout_s: float = 5.0) -> Link:
         for link in self.links():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from swarm.core.span import Span
+from swarm.routing.placement import Newcomer, join
 from swarm.routing.records import PeerRecord
+from swarm.routing.seats import Board
 from swarm.routing.view import SwarmView
 
 MODEL = "model-under-test"
@@ -36,3 +39,16 @@ def make_record(
 def make_view(*records: PeerRecord, now: float = NOW) -> SwarmView:
     """The view of these records as a node of protocol 1 has it."""
     return SwarmView.of(records, now=now, model_uid=MODEL, protocol=1)
+
+
+def choose_span(
+    view: SwarmView,
+    n_layers: int,
+    capacity: int,
+    *,
+    precision: str | None = None,
+    together: Span | None = None,
+) -> Span:
+    """Where a peer of unknown speed with room for `capacity` layers joins."""
+    board = Board.of(view, n_layers, precision=precision, together=together)
+    return join(board, Newcomer("", capacity)).span

@@ -88,10 +88,14 @@ def test_members_join_through_the_file_that_the_bootstrap_node_writes(compose: d
         assert "shared:/shared:ro" in service["volumes"]
 
 
-def test_prometheus_asks_the_gateway_and_grafana_asks_prometheus(compose: dict[str, Any]) -> None:
-    [job] = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
-    port = parsed(compose["services"]["gateway"]["command"])["port"]
-    assert job["static_configs"] == [{"targets": [f"gateway:{port}"]}]
+def test_prometheus_asks_gateway_and_peers_and_grafana_asks_prometheus(compose: dict[str, Any]) -> None:
+    jobs = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
+    asked = [target for job in jobs for each in job["static_configs"] for target in each["targets"]]
+    options = {name: parsed(service["command"]) for name, service in ours(compose).items()}
+    pages = [f"gateway:{options.pop('gateway')['port']}"]
+    pages += [f"{name}:{found['metrics_port']}" for name, found in options.items() if name != "bootstrap"]
+    assert asked == pages
+    assert all(found["metrics_host"] == "0.0.0.0" for name, found in options.items() if name != "bootstrap")
     folder = DEPLOY / "grafana" / "provisioning"
     [source] = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"

@@ -24,7 +24,7 @@ API_VERSIONS = {
     "StatefulSet": "apps/v1",
 }
 MADE_BEFORE = {"swarm-bootstrap", "swarm-gateway-keys"}  # the secrets of the page on deployment
-PORT_OPTIONS = {"libp2p": "port", "direct": "direct_port", "http": "port"}
+PORT_OPTIONS = {"libp2p": "port", "direct": "direct_port", "http": "port", "metrics": "metrics_port"}
 
 
 @pytest.fixture(scope="module")
@@ -160,16 +160,26 @@ def test_pods_run_confined(objects: list[dict[str, Any]]) -> None:
             assert context["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_the_autoscaler_watches_the_queue_of_a_deployment(objects: list[dict[str, Any]]) -> None:
-    [scaler] = of_kind(objects, "HorizontalPodAutoscaler")
-    target = scaler["spec"]["scaleTargetRef"]
-    assert (target["kind"], target["name"]) in [
-        (each["kind"], each["metadata"]["name"]) for each in workloads(objects)
-    ]
-    [metric] = scaler["spec"]["metrics"]
-    name = metric["pods"]["metric"]["name"]
-    assert f'"{name}"' in (DEPLOY.parent.parent / "swarm" / "gateway" / "meter.py").read_text()
-    assert f"seriesQuery: {name}{{" in (DEPLOY / "README.md").read_text()
+def test_autoscalers_watch_the_queue_of_what_they_scale(objects: list[dict[str, Any]]) -> None:
+    scaled = {}
+    for scaler in of_kind(objects, "HorizontalPodAutoscaler"):
+        target = scaler["spec"]["scaleTargetRef"]
+        [workload] = [each for each in workloads(objects) if each["metadata"]["name"] == target["name"]]
+        assert target["kind"] == workload["kind"]
+        assert "replicas" not in workload["spec"], "applying it again would undo what the autoscaler did"
+        [metric] = scaler["spec"]["metrics"]
+        name = metric["pods"]["metric"]["name"]
+        scaled[target["name"]] = name
+        assert f"seriesQuery: {name}{{" in (DEPLOY / "README.md").read_text()
+    assert scaled == {"swarm-gateway": "swarm_gateway_queue", "swarm-peer": "swarm_peer_queue"}
+
+
+def test_what_is_scraped_is_a_port_that_serves_it(objects: list[dict[str, Any]]) -> None:
+    for name in ("swarm-peer", "swarm-gateway"):
+        [workload] = [each for each in workloads(objects) if each["metadata"]["name"] == name]
+        told = workload["spec"]["template"]["metadata"]["annotations"]
+        assert int(told["prometheus.io/port"]) in ports(workload).values()
+        assert told["prometheus.io/scrape"] == "true"
 
 
 def test_stateful_peers_have_their_service_and_time_to_drain(objects: list[dict[str, Any]]) -> None:

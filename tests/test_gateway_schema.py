@@ -60,7 +60,7 @@ def _document() -> dict[str, Any]:
     return document
 
 
-schema = schemathesis.openapi.from_dict(_document())
+schema = schemathesis.openapi.from_dict(_document()).exclude(path="/swarm/events")  # it has no end
 
 
 @schema.parametrize()

@@ -167,6 +167,40 @@ def test_an_answer_in_one_piece_survives_the_death_of_a_peer(site: Site) -> None
     survives(site, answer)
 
 
+@pytest.mark.parametrize("api", ["chat", "messages"])
+def test_a_stop_text_ends_the_answer_after_the_death_of_a_peer_too(site: Site, api: str) -> None:
+    whole = local_text(STORY, TOKENS)
+    stop = whole[-8:]
+    site.spare()
+    before, text, count = site.failovers, "", 0
+    with (
+        OpenAI(base_url=site.url, api_key="none") as openai,
+        Anthropic(base_url=site.served.url, api_key="none") as anthropic,
+    ):
+        if api == "chat":
+            chunks: Any = openai.chat.completions.create(
+                model="demo", messages=STORY, max_tokens=TOKENS, stop=stop, stream=True
+            )
+            pieces = (chunk.choices[0].delta.content or "" for chunk in chunks)
+        else:
+            events: Any = anthropic.messages.create(
+                model="demo",
+                messages=STORY,
+                max_tokens=TOKENS,
+                stop_sequences=[stop],
+                stream=True,
+            )
+            pieces = (event.delta.text for event in events if event.type == "content_block_delta")
+        for piece in pieces:
+            text, count = text + piece, count + 1
+            if count == KILL_AT:
+                chain = site.served.model.chain
+                assert chain is not None
+                site.kill_middle(", ".join(f"{hop.peer_id}={hop.span}" for hop in chain.hops))
+    assert text == whole[: whole.index(stop)]
+    assert site.failovers > before
+
+
 def test_a_tool_call_survives_the_death_of_a_peer(site: Site) -> None:
     schema = {
         "type": "object",

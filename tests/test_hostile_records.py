@@ -14,10 +14,9 @@ from swarm.core.errors import SwarmUnavailable
 from swarm.core.span import Span
 from swarm.routing.chain import ChainRequest, find_chain
 from swarm.routing.latency import LatencyTable
-from swarm.routing.placement import choose_span
 from swarm.routing.records import PeerRecord, PeerState
 from swarm.routing.status import summarise
-from tests.records import NOW, make_record, make_view
+from tests.records import NOW, choose_span, make_record, make_view
 
 N_LAYERS = 6
 EXTREME_SECONDS = st.sampled_from((0.0, -0.0, 5e-324, 1e-300, 0.01, 3600.0))

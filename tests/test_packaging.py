@@ -77,6 +77,12 @@ def test_the_wheel_has_every_module(wheel_names: set[str]) -> None:
 
 
 @pytest.mark.slow
+def test_the_wheel_has_the_web_page(wheel_names: set[str]) -> None:
+    files = {f"swarm/gateway/page/{path.name}" for path in (ROOT / "swarm/gateway/page").iterdir()}
+    assert files - wheel_names == set()
+
+
+@pytest.mark.slow
 def test_the_wheel_has_types_licence_and_the_built_in_model(wheel_names: set[str]) -> None:
     assert "swarm/py.typed" in wheel_names
     assert any(name.endswith("/LICENSE") for name in wheel_names)

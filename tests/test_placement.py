@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from swarm.core.errors import ModelError
 from swarm.core.span import Span
-from swarm.routing.placement import Newcomer, choose_span, join, settle
+from swarm.routing.placement import Newcomer, join, settle
 from swarm.routing.seats import Board, Seat
 from swarm.routing.throughput import Shortage
 from swarm.routing.view import STAYING, SwarmView
-from tests.records import make_record, make_view
+from tests.records import choose_span, make_record, make_view
 
 N_LAYERS = 8
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.wire.control_messages import Close, Done
 from swarm.wire.step_messages import Output, Replayed
 from tests.callers import OTHER, SESSION, Caller, alone, next_hop, states
 from tests.in_process import Lab
 
-CHAIN = [bytes([i]) * 16 for i in range(4)]
+CHAIN = [bytes([i]) * 16 for i in range(256 // BLOCK_TOKENS)]
 PAST = states(150)
 
 
@@ -30,7 +31,7 @@ def leave(caller: Caller, session: bytes = SESSION, **changes: Any) -> Done:
     """Feed a session with the past and end it so that it is kept."""
     caller.open(session, tokens=512, **changes)
     caller.send(0, 0, PAST, session)
-    return caller.ask(Close(request=0, session=session, prefix=CHAIN[:2]))
+    return caller.ask(Close(request=0, session=session, prefix=CHAIN[: 128 // BLOCK_TOKENS]))
 
 
 def test_a_session_begins_with_the_kept_blocks_and_goes_on_exactly(lab: Lab) -> None:
@@ -68,7 +69,7 @@ def test_nobody_else_and_no_other_layers_begin_with_it(lab: Lab) -> None:
 def test_no_more_is_taken_than_there_was_room_asked_for(lab: Lab) -> None:
     caller = Caller(lab, "User")
     leave(caller)
-    assert caller.open(tokens=100, prefix=CHAIN).length == 64
+    assert caller.open(tokens=100, prefix=CHAIN).length == 100 // BLOCK_TOKENS * BLOCK_TOKENS
 
 
 def test_a_session_with_a_step_that_has_not_run_is_not_kept(lab: Lab) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from swarm.core.config import PeerLimits
+from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.core.span import Span
 from swarm.shards.step import Step, StepTensors
 from swarm.wire.control_messages import Open
@@ -75,7 +76,7 @@ def test_a_conversation_goes_on_from_the_text_that_was_generated() -> None:
         turn = LONG[:, :100]
         length = 0
         for _ in range(3):
-            reused = length // 64 * 64
+            reused = length // BLOCK_TOKENS * BLOCK_TOKENS
             tokens = torch.tensor(lab.local(input_ids=turn, max_new_tokens=30))
             assert cost_of(lab, input_ids=turn, max_new_tokens=30) == [turn.shape[1] + 29 - reused] * 3
             length = tokens.shape[1] - 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from swarm.core.prefix_index import PrefixIndex
+from swarm.core.prefix_index import BLOCK_TOKENS, PrefixIndex
 from swarm.core.span import Span
 from swarm.peer.kv_pool import KVPool
 from swarm.peer.prefix_store import PrefixStore
@@ -34,22 +34,22 @@ def store_of(pages: int = 16, most: int = 8, *, is_shared: bool = False) -> tupl
 
 def test_the_longest_common_run_of_blocks_is_found() -> None:
     store, _ = store_of()
-    first, second = Cache(200), Cache(300)
+    first, second = Cache(100), Cache(150)
     store.keep("ann", chain("abc"), first, 0.0)
     store.keep("ann", chain("abxy"), second, 0.0)
-    assert store.find("ann", SPAN, chain("abcd"), 1.0) == (first, 192)
-    assert store.find("ann", SPAN, chain("abxz"), 1.0) == (second, 192)
-    assert store.find("ann", SPAN, chain("aq"), 1.0) == (second, 64), "of equal ones the newest"
+    assert store.find("ann", SPAN, chain("abcd"), 1.0) == (first, 3 * BLOCK_TOKENS)
+    assert store.find("ann", SPAN, chain("abxz"), 1.0) == (second, 3 * BLOCK_TOKENS)
+    assert store.find("ann", SPAN, chain("aq"), 1.0) == (second, BLOCK_TOKENS), "of equal ones the newest"
     assert store.find("ann", SPAN, chain("qabc"), 1.0) is None
     assert store.find("ann", SPAN, [], 1.0) is None
 
 
 def test_blocks_count_only_as_far_as_they_are_cached() -> None:
     store, pool = store_of()
-    assert store.keep("ann", chain("abcdef"), Cache(130), 0.0)
-    assert store.find("ann", SPAN, chain("abcdef"), 0.0) == (Cache(130), 128)
-    assert not store.keep("ann", chain("abc"), Cache(63), 0.0)
-    assert pool.free_tokens == (16 - 3) * 64
+    assert store.keep("ann", chain("abcdef"), Cache(2 * BLOCK_TOKENS + 2), 0.0)
+    assert store.find("ann", SPAN, chain("abcdef"), 0.0) == (Cache(2 * BLOCK_TOKENS + 2), 2 * BLOCK_TOKENS)
+    assert not store.keep("ann", chain("abc"), Cache(BLOCK_TOKENS - 1), 0.0)
+    assert pool.free_tokens == (16 - 2) * 64
 
 
 def test_clients_and_layers_do_not_meet() -> None:
@@ -59,7 +59,7 @@ def test_clients_and_layers_do_not_meet() -> None:
     assert store.find("ann", Span(0, 1), chain("ab"), 0.0) is None
     shared, _ = store_of(is_shared=True)
     shared.keep("ann", chain("ab"), Cache(128), 0.0)
-    assert shared.find("bob", SPAN, chain("ab"), 0.0) == (Cache(128), 128)
+    assert shared.find("bob", SPAN, chain("ab"), 0.0) == (Cache(128), 2 * BLOCK_TOKENS)
     assert shared.find("bob", Span(0, 1), chain("ab"), 0.0) is None
 
 
@@ -80,9 +80,9 @@ def test_a_longer_text_replaces_what_it_continues() -> None:
     store, pool = store_of()
     store.keep("ann", chain("ab"), Cache(128), 0.0)
     store.keep("bob", chain("ab"), Cache(128), 0.0)
-    store.keep("ann", chain("abc"), Cache(200), 0.0)
+    store.keep("ann", chain("abc"), Cache(100), 0.0)
     assert len(store) == 2
-    assert store.held_tokens == 128 + 256
+    assert store.held_tokens == 128 + 128
     pool.check()
 
 

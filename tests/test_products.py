@@ -7,9 +7,16 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from swarm.shards.products import FastLinear, Product, candidates, use_fast_products
+from swarm.shards.products import (
+    FastLinear,
+    Product,
+    by_numpy,
+    candidates,
+    store_by_columns,
+    use_fast_products,
+)
 
-PRODUCTS = dict.fromkeys(product for ways in candidates().values() for product in ways)
+PRODUCTS = dict.fromkeys([by_numpy, *(product for ways in candidates().values() for product in ways)])
 WAYS = [pytest.param(product, id=product.__name__) for product in PRODUCTS]
 
 
@@ -21,11 +28,9 @@ def test_a_fast_product_is_the_usual_one(shape: tuple[int, int], bias: bool) -> 
     states = torch.randn(*shape, 24)
     with torch.inference_mode():
         expected = layer(states)
-        for way in range(max(map(len, candidates().values()))):
+        for product in (linear, *PRODUCTS):
             layer.__class__ = FastLinear
-            layer.products = {
-                kind: (*ways, linear)[min(way, len(ways))] for kind, ways in candidates().items()
-            }  # type: ignore[assignment]
+            layer.products = dict.fromkeys(candidates(), product)  # type: ignore[assignment]
             found = layer(states)
             assert found.is_contiguous()
             torch.testing.assert_close(found, expected)
@@ -36,6 +41,16 @@ def test_rows_need_not_lie_together(product: Product) -> None:
     torch.manual_seed(0)
     weight, states = torch.randn(40, 24), torch.randn(1, 7, 48)[:, 3:4, ::2]
     torch.testing.assert_close(product(states, weight), linear(states, weight))
+
+
+@pytest.mark.parametrize("product", [linear, by_numpy])
+def test_weights_stored_by_columns_are_the_same_matrix(product: Product) -> None:
+    torch.manual_seed(0)
+    weight, states = torch.randn(40, 24), torch.randn(1, 7, 24)
+    stored = store_by_columns(weight)
+    assert stored.t().is_contiguous()
+    assert torch.equal(stored, weight)
+    torch.testing.assert_close(product(states, stored), linear(states, weight))
 
 
 def test_small_and_half_precision_layers_stay_as_they_are() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from swarm.builtin import demo_path
+from swarm.cli.main import COMMANDS
+from tests.cli_reference import loaded
 from tests.page_blocks import SHELL, Block, blocks_of, commands_in
 from tests.peers import LocalSwarm
 from tests.processes import QUIET, Zygote
@@ -34,6 +37,8 @@ DIAGRAM = "mermaid"
 NODES = ("serve", "bootstrap")
 MAKES = {"demo": "swarm demo", "test": "python -m pytest"}  # the quickstart runs the one, we are in the other
 DEADLINE_S = 120.0
+WITHIN_TEXT = re.compile(r"`((?:swarm|make|pip install) [^`\n]+)`")
+OPTION = re.compile(r"--[a-z][a-z-]*")
 
 
 class Reader:
@@ -124,3 +129,52 @@ def test_every_block_of_a_page_works_as_it_is_told(page: str, zygote: Zygote) ->
                 reader.follow(block)
             except AssertionError as error:
                 raise AssertionError(f"{page}, line {block.line}: {error}") from error
+
+
+def within_text(program: str) -> list[str]:
+    """The commands of a program that the pages name outside of blocks."""
+    found = [command for page in PAGES for command in WITHIN_TEXT.findall((ROOT / page).read_text("utf-8"))]
+    return sorted({command for command in found if command.startswith(f"{program} ")})
+
+
+@pytest.mark.parametrize("command", within_text("swarm"))
+def test_a_command_within_the_text_exists_with_its_options(command: str) -> None:
+    _, name, *arguments = shlex.split(command)
+    if name == "COMMAND":  # stands for any of them
+        assert arguments == ["--help"]
+        return
+    assert set(OPTION.findall(command)) <= options_of(name)
+
+
+def test_the_options_in_the_table_of_commands_are_those_of_the_command() -> None:
+    rows = re.findall(
+        r"^\| `swarm ([\w-]+)[^`]*` \|(.*)\|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert {name for name, _ in rows} == set(COMMANDS)
+    wrong = {name: set(OPTION.findall(text)) - options_of(name) for name, text in rows}
+    assert {name: options for name, options in wrong.items() if options} == {}
+
+
+@pytest.mark.parametrize("command", within_text("make"))
+def test_a_target_within_the_text_exists(command: str) -> None:
+    assert _recipe(shlex.split(command)[1])
+
+
+@pytest.mark.parametrize("command", within_text("pip install"))
+def test_what_the_text_tells_to_install_is_there(command: str) -> None:
+    what = shlex.split(command)[2].replace("layerswarm", ".")
+    dry = ["--dry-run", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--no-index"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", *dry, what],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "does not provide the extra" not in done.stdout + done.stderr
+
+
+def options_of(name: str) -> set[str]:
+    """All options of a command, in either sense."""
+    return {option for each in loaded(name).params for option in (*each.opts, *each.secondary_opts)}

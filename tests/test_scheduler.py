@@ -162,19 +162,27 @@ def test_a_long_prompt_goes_in_portions_beside_decode_steps() -> None:
 def test_prompts_have_the_whole_budget_while_nobody_else_decodes() -> None:
     share = PrefillShare(2048)
     assert share.budget(b"long", 0.0) == 2048
-    share.ran({b"long": 1}, True, 0.02, 1.0)
+    share.ran(1, [b"long"], True, 0.02, 1.0)
     assert share.budget(b"long", 1.1) == 2048, "its own decode steps do not count"
-    share.ran({b"other": 1}, True, 0.02, 1.0)
+    share.ran(1, [b"other"], True, 0.02, 1.0)
     assert share.budget(b"long", 1.1) == LEAST_PORTION, "nothing is known of prompts yet"
     assert share.budget(b"long", 1.0 + RECENTLY_S) == 2048
 
 
 def test_a_batch_beside_decoding_sessions_takes_a_bounded_multiple_of_their_step() -> None:
     share = PrefillShare(2048)
-    share.ran({b"other": 1}, True, 0.02, 0.0)
-    share.ran({b"long": 400}, False, 0.42, 0.1)
+    share.ran(1, [b"other"], True, 0.02, 0.0)
+    share.ran(400, [], False, 0.42, 0.1)
     assert share.token_s == pytest.approx(0.001)
     assert share.budget(b"long", 0.2) == int((STRETCH - 1) * 0.02 / 0.001)
+
+
+def test_who_decodes_beside_a_prompt_for_long_still_counts_as_decoding() -> None:
+    share = PrefillShare(2048)
+    share.ran(1, [b"other"], True, 0.02, 0.0)
+    for turn in range(1, 5):
+        share.ran(9, [b"other"], False, 0.03, turn * 0.9 * RECENTLY_S)
+    assert share.budget(b"long", 4 * RECENTLY_S) < 2048
 
 
 def test_a_prefill_beyond_the_budget_waits_for_decode_steps_until_it_is_late() -> None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from swarm.core.span import Span
-from swarm.shards.products import FastLinear, by_numpy
+from swarm.shards.products import FastLinear, by_numpy, candidates, store_by_columns
 from swarm.shards.shard import Shard
 from swarm.shards.siblings import Siblings, join_siblings
 from swarm.shards.step import Step, StepTensors
@@ -26,9 +26,14 @@ def fast(rows: int, columns: int = 24, bias: bool = False) -> FastLinear:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("by_columns", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_every_sibling_finds_its_part(bias: bool) -> None:
+def test_every_sibling_finds_its_part(bias: bool, by_columns: bool) -> None:
     layers = [fast(rows, bias=bias) for rows in (8, 5, 7)]
+    if by_columns:
+        for layer in layers:
+            layer.weight.data = store_by_columns(layer.weight.data)
+            layer.products = dict.fromkeys(layer.products, by_numpy)
     one, several = torch.randn(1, 1, 24), torch.randn(1, 3, 24)
     expected = [[layer(states) for layer in layers] for states in (one, several)]
     Siblings(layers)
@@ -55,7 +60,7 @@ def make_fast(stack: nn.Module) -> None:
     for module in stack.modules():
         if type(module) is nn.Linear:
             module.__class__ = FastLinear
-            module.products = {"one": by_numpy, "few": linear, "many": linear}  # type: ignore[assignment]
+            module.products = dict.fromkeys(candidates(), linear) | {"one": by_numpy}  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt_oss", "mixtral", "qwen2", "stablelm"])

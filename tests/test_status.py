@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 
 from swarm.core.span import Span
+from swarm.routing.happenings import happenings
 from swarm.routing.status import summarise
 from tests.records import make_record, make_view
 
@@ -63,3 +64,29 @@ def test_nobody_there_is_a_report_too_and_every_report_is_json() -> None:
     assert not report.complete
     for case in (report, summarise(make_view(make_record("a", seconds_per_layer=1e-300)))):
         assert json.loads(json.dumps(asdict(case), allow_nan=False))["peers"] is not None
+
+
+def test_between_two_looks_every_deed_of_a_peer_is_told_once() -> None:
+    before = summarise(
+        make_view(
+            make_record("stays", (0, 4)),
+            make_record("moves", (0, 4), name="hare"),
+            make_record("drains", (4, 8)),
+            make_record("gone", (8, 12)),
+        )
+    )
+    after = summarise(
+        make_view(
+            make_record("stays", (0, 4)),
+            make_record("moves", (8, 12), name="hare", state="joining"),
+            make_record("drains", (4, 8), state="draining"),
+            make_record("comes", (4, 8)),
+        )
+    )
+    assert sorted(map(str, happenings(before, after))) == [
+        "comes has joined at 4:8",
+        "drains is leaving layers 4:8",
+        "gone has left layers 8:12",
+        "hare moves 0:4 -> 8:12",
+    ]
+    assert list(happenings(after, after)) == []

@@ -2,6 +2,9 @@
 
 The sessions are threads on one `SwarmModel`, as in a gateway. What that process itself costs is measured beside: its
 share of one core says whether it, and not the peers, bounds the rate.
+
+Two rates. With prefill: all new tokens over the time from the first start to the last end. Decode: the tokens that came
+while all sessions decoded, from the moment when the last one had its first token until the first one had its last.
 """
 
 from __future__ import annotations
@@ -26,9 +29,12 @@ from swarm.bench.turns import differences, round_name
 PROMPT = 16
 COLUMNS = (
     Column("who", "concurrency"),
-    Column("tokens_per_s", "tokens/s in total", 1),
+    Column("tokens_per_s", "tokens/s with prefill", 1),
     Column("ratio", "x one session"),
     Column("spread", "rounds"),
+    Column("decode_per_s", "decode, tokens/s", 1),
+    Column("decode_ratio", "x one session"),
+    Column("decode_spread", "rounds"),
     Column("of_local", "x local, one session"),
     Column("flips", "sessions with a flip"),
     Column("client_share", "client, cores"),
@@ -42,6 +48,14 @@ class Crowd:
     runs: tuple[Timed, ...]
     tokens_per_s: float
     client_share: float
+
+    @property
+    def decode_per_s(self) -> float:
+        """Tokens per second while all sessions decoded; 0 if they never did so at once."""
+        begin = max(run.begun + run.times[0] for run in self.runs)
+        end = min(run.begun + run.times[-1] for run in self.runs)
+        moments = [run.begun + time for run in self.runs for time in run.times]
+        return sum(begin < moment <= end for moment in moments) / (end - begin) if end > begin else 0.0
 
 
 def crowd(model: Any, prompts: Sequence[Tensor], tokens: int) -> Crowd:
@@ -81,6 +95,8 @@ def concurrency(lab: Lab, plan: Plan) -> Report:
         tuple(_row(who, found, single, local, alone) for who, found in cases.items()),
         Figure("who", ("tokens_per_s",), "tokens/s in total"),
         notes=(
+            "With prefill: all new tokens, from the first start to the last end. "
+            "Decode: the tokens that came while all sessions decoded.",
             "A flip is the first token that differs from the same session alone; what follows it differs too.",
         ),
         problems=tuple(differences([c.runs[0] for c in single], [c.runs[0] for c in local])),
@@ -95,7 +111,8 @@ def _row(
     alone: Sequence[Sequence[int]],
 ) -> Row:
     rates, one, yard = ([crowd.tokens_per_s for crowd in crowds[1:]] for crowds in (found, single, local))
-    gain = ratio(rates, one)
+    steady, steady_one = ([crowd.decode_per_s for crowd in crowds[1:]] for crowds in (found, single))
+    gain, steady_gain = ratio(rates, one), ratio(steady, steady_one)
     flips = sum(divergences([run.tokens for run in c.runs], alone[: len(c.runs)]) for c in found)
     return {
         "who": who,
@@ -104,6 +121,10 @@ def _row(
         "ratio": gain.median,
         "spread": gain.spread,
         "ratios": gain.rounds,
+        "decode_per_s": median(steady),
+        "decode_ratio": steady_gain.median,
+        "decode_spread": steady_gain.spread,
+        "decode_ratios": steady_gain.rounds,
         "of_local": ratio(rates, yard).median,
         "flips": f"{flips} of {sum(len(c.runs) for c in found)}",
         "client_share": median(c.client_share for c in found[1:]),

@@ -79,6 +79,11 @@ class Line:
         return self._session.chain if self._session is not None else None
 
     @property
+    def sessions(self) -> tuple[str, ...]:
+        """The ids of the session on these hops."""
+        return self._session.sessions if self._session is not None else ()
+
+    @property
     def profile(self) -> StepProfile:
         """Where the time of the decode steps went."""
         return self._session.profile if self._session is not None else StepProfile()

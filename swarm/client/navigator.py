@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from swarm.client.outlook import Outlook
 from swarm.core.config import ClientConfig, Coding
 from swarm.core.errors import PeerError, RequestError, SwarmError, SwarmUnavailable
 from swarm.core.precision import dtype_of
@@ -17,6 +18,7 @@ from swarm.routing.latency import LatencyTable
 from swarm.routing.observed import ObservedPaces
 from swarm.routing.records import PeerRecord
 from swarm.routing.refresh import RecordSource, Refresher
+from swarm.routing.status import summarise
 from swarm.wire.dialer import Dialer
 from swarm.wire.messages import PROTOCOL_VERSION
 
@@ -132,6 +134,7 @@ class Navigator:
 
     def worked(self, peer_id: str) -> None:
         """This peer answered."""
+        self._last_failure.pop(peer_id, None)
         self._breaker.record_success(peer_id)
 
     def took(self, hop: Hop, tokens: int, seconds: float) -> None:
@@ -144,6 +147,20 @@ class Navigator:
         """Whether this peer is much slower now than it announces."""
         record = self.view.get(peer_id)
         return record is not None and self._paces.is_slow(record, _now_s())
+
+    async def look(self) -> Outlook:
+        """What is known now, without asking anybody."""
+        self.view = self._refresher.view()
+        now_s, rtt_s = _now_s(), {link.peer_id: link.rtt_s for link in self._node.links()}
+        return Outlook(
+            report=summarise(self.view),
+            failing={
+                peer_id: reason
+                for peer_id, reason in self._last_failure.items()
+                if peer_id not in rtt_s or self._breaker.is_open(peer_id, now_s)
+            },
+            rtt_s={peer_id: seconds for peer_id, seconds in rtt_s.items() if seconds is not None},
+        )
 
     def addresses(self, peer_id: str) -> tuple[str, ...]:
         record = self.view.get(peer_id)

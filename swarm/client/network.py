@@ -12,6 +12,7 @@ from swarm.client.chain_session import ChainSession
 from swarm.client.deadline import StepDeadline
 from swarm.client.engine import Engine
 from swarm.client.entrance import Entrance
+from swarm.client.outlook import Outlook
 from swarm.client.profile import StepProfile
 from swarm.client.shared import LoadedModel, Shared
 from swarm.client.stats import ClientStats
@@ -21,6 +22,8 @@ from swarm.core.precision import dtype_of
 from swarm.core.span import Span
 from swarm.routing.chain import Chain, Hop
 from swarm.shards.step import Step
+from swarm.wire.link import Link
+from swarm.wire.traffic import Traffic
 
 
 class Network:
@@ -88,10 +91,28 @@ class Network:
         """Where the time of decode steps went so far; meaningful while one session runs at a time."""
         return self._shared.profile
 
+    @property
+    def links(self) -> list[Link]:
+        """The links to peers that are open now."""
+        return self._shared.node.links()
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes over all links there ever were."""
+        return self._shared.node.traffic
+
     def peer_name(self, peer_id: str) -> str:
         """The name a peer gave itself, or an empty string."""
         record = self._shared.navigator.view.get(peer_id)
         return record.name if record is not None else ""
+
+    def look(self) -> Future[Outlook]:
+        """Begin to gather what is known of the swarm now.
+
+        Raises:
+            NodeError: if this is closed.
+        """
+        return self._engine.begin(self._shared.navigator.look())
 
     def close(self) -> None:
         """Leave the swarm; idempotent."""
@@ -153,6 +174,11 @@ class NetworkSession:
     def chain(self) -> Chain | None:
         """The hops of this session; None before its first step and after its end."""
         return chain_of(self._session)
+
+    @property
+    def sessions(self) -> tuple[str, ...]:
+        """The ids of this session on the hops of its chain, as the peers' logs have them."""
+        return tuple(hop.session.hex() for hop in list(self._session.hops))
 
     @property
     def profile(self) -> StepProfile:

@@ -18,6 +18,7 @@ from swarm.client.navigator import ChainWish
 from swarm.client.shared import Shared
 from swarm.client.waiting import wait_for
 from swarm.core.errors import NextUnreachable, PeerError
+from swarm.core.log_fields import session_fields
 from swarm.core.span import Span
 from swarm.routing.chain import Chain
 from swarm.shards.history import History
@@ -230,6 +231,7 @@ class Repairer:
             logger.info("%s; the client carries this edge itself", error)
             hop.relayed = True
             await hop.open(shape, previous, None)
+        logger.info("hop open", extra=session_fields(hop.session, peer=hop.peer_id, layers=str(hop.span)))
 
     def _is_broken(self, before: RemoteHop | None, hop: RemoteHop) -> bool:
         return before is not None and (before.peer_id, hop.peer_id) in self._broken_edges

@@ -60,12 +60,40 @@ class PeerLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class BalanceConfig:
+    """Whether and how a peer moves to layers that need it more. Times in seconds.
+
+    `replicas` is how many peers every layer should have at least; `review_s` the mean pause between reviews; `settle_s`
+    how long a claim stands before it is acted upon, so that others hear of it.
+    """
+
+    moves: bool = True
+    replicas: int = 1
+    review_s: float = 30.0
+    settle_s: float = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """Where a page for Prometheus is served; `port` 0 means any free one."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class PeerConfig:
-    """Everything `swarm serve` decides. `layers` None means auto, `cache_tokens` None means what fits."""
+    """Everything `swarm serve` decides.
+
+    `layers` None means auto, `cache_tokens` None means what fits, `metrics` None means no page of metrics. `max_layers`
+    bounds auto. Given layers are never left, whatever `balance` says.
+    """
 
     model: ModelConfig
     node: NodeConfig = NodeConfig()
     layers: Span | None = None
+    max_layers: int | None = None
+    balance: BalanceConfig = BalanceConfig()
     device: str = "auto"
     dtype: Precision = "auto"
     quantize: Quantization | None = None
@@ -74,6 +102,7 @@ class PeerConfig:
     name: str | None = None
     limits: PeerLimits = PeerLimits()
     ready_file: Path | None = None
+    metrics: MetricsConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-BLOCK_TOKENS = 64
+BLOCK_TOKENS = 32
 Value = TypeVar("Value")
 
 

@@ -80,6 +80,11 @@ class Answer:
         return self.generations[0].chain if self.generations else None
 
     @property
+    def sessions(self) -> tuple[str, ...]:
+        """The ids of the first continuation's session, hop by hop."""
+        return self.generations[0].sessions if self.generations else ()
+
+    @property
     def profile(self) -> StepProfile:
         """Where the time of the first continuation's steps went."""
         return self.generations[0].profile if self.generations else StepProfile()

@@ -20,12 +20,14 @@ from swarm.gateway.chat_schema import ChatRequest
 from swarm.gateway.completions_api import CompletionDialect, CompletionRequest, completion_ask
 from swarm.gateway.embeddings_api import EmbeddingsRequest, EmbeddingsResponse
 from swarm.gateway.health import add_health
+from swarm.gateway.map_api import add_map
 from swarm.gateway.messages_api import MessagesDialect, messages_ask, messages_plan
 from swarm.gateway.messages_schema import CountRequest, MessagesRequest
 from swarm.gateway.model_list import add_models
 from swarm.gateway.responses_api import ResponsesDialect, responses_ask
 from swarm.gateway.responses_schema import ResponsesRequest
 from swarm.gateway.routes import Gateway
+from swarm.gateway.web_page import add_page
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"description": text}
@@ -53,7 +55,8 @@ def build_app(gateway: Gateway, max_body_bytes: int) -> FastAPI:
     _add_errors(app, gateway)
     add_health(app, gateway)
     add_models(app, gateway)
-
+    add_map(app, gateway)
+    add_page(app)
     _add_openai(app, gateway)
     _add_anthropic(app, gateway)
     return app

@@ -22,6 +22,7 @@ class GatewayConfig:
         threads: CPU threads for one operation of the client's part.
         max_body_bytes: of one request.
         ready_file: where it is written that the gateway serves.
+        otlp: URL that takes traces over OTLP; None sends none.
     """
 
     model: ModelConfig
@@ -38,3 +39,4 @@ class GatewayConfig:
     threads: int = 1
     max_body_bytes: int = 8 << 20
     ready_file: Path | None = None
+    otlp: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -12,24 +13,34 @@ from typing import Any
 from torch import Tensor
 
 from swarm.core.errors import SwarmError
+from swarm.gateway.account import Account, Outcome
 from swarm.gateway.admission import Admission
 from swarm.gateway.answer import Answer
 from swarm.gateway.ask import Ask, Sampling
 from swarm.gateway.encoding import Encoding
 from swarm.gateway.events import Piece
-from swarm.gateway.generation import Generation, LinedModel, Outcome
+from swarm.gateway.generation import Generation, LinedModel
+from swarm.gateway.generation import Outcome as GenerationOutcome
 from swarm.gateway.meter import Meter
 from swarm.gateway.pooling import Pooling
 from swarm.gateway.vocabulary import Vocabulary
 
 
 class Desk:
-    """For one event loop; the threads that generate are its own."""
+    """For one event loop; the threads that generate are its own. `tell` hears what became of each request."""
 
-    def __init__(self, model: LinedModel, vocabulary: Vocabulary, admission: Admission, meter: Meter) -> None:
+    def __init__(
+        self,
+        model: LinedModel,
+        vocabulary: Vocabulary,
+        admission: Admission,
+        meter: Meter,
+        tell: Callable[[Account], None] = Account.log,
+    ) -> None:
         self.model = model
         self._vocabulary = vocabulary
         self._meter = meter
+        self._tell = tell
         threads = admission.slots + 1  # the probe has one, too
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="generation")
         self._running: set[Generation | Encoding] = set()
@@ -42,22 +53,29 @@ class Desk:
         Raises:
             ApiError: there is no room.
         """
+        came_s = self._meter.now_s
         await self.admission.acquire(ask.continuations)
+        self._meter.waited(self._meter.now_s - came_s)
         timing = self._meter.timing(ask.prompt_tokens)
-        began_s = self._meter.now_s
+        began_ns = time.time_ns()
         answer = Answer(ask)
+
+        def ended(outcome: Outcome) -> float:
+            took_s = timing.ended(outcome)
+            self._tell(Account.of(answer, began_ns, took_s, timing.first_token_s, outcome))
+            return took_s
+
         try:
             self._start(answer, ask, timing.token, lambda: self.admission.release(1))
             yield answer
         except SwarmError:
-            timing.ended("failed")
+            ended("failed")
             raise
         except BaseException:
-            timing.ended("gone")
+            ended("gone")
             raise
         else:
-            timing.ended("done")
-            self.admission.took(self._meter.now_s - began_s)
+            self.admission.took(ended("done"))
         finally:
             answer.interrupt()
 
@@ -121,7 +139,7 @@ class Desk:
         await asyncio.to_thread(self._threads.shutdown)
 
 
-def _pass_on(answer: Answer, index: int, at_token: Callable[[], None], outcome: Outcome) -> None:
+def _pass_on(answer: Answer, index: int, at_token: Callable[[], None], outcome: GenerationOutcome) -> None:
     if isinstance(outcome, Piece) and outcome.is_token:
         at_token()
     answer.tell(index, outcome)

@@ -34,6 +34,9 @@ class SessionLine(Protocol):
     def chain(self) -> Chain | None: ...
 
     @property
+    def sessions(self) -> tuple[str, ...]: ...
+
+    @property
     def profile(self) -> StepProfile: ...
 
     def interrupt(self) -> None: ...
@@ -82,6 +85,7 @@ class Generation:
         self._line = model.line(len(prompt) + ask.max_tokens, ask.only)
         self._interrupted = False
         self.chain: Chain | None = None
+        self.sessions: tuple[str, ...] = ()
 
     @property
     def profile(self) -> StepProfile:
@@ -137,6 +141,7 @@ class Generation:
     def came(self, piece: Piece) -> None:
         """Text came, mostly with a token; from the thread."""
         self.chain = self._line.chain or self.chain
+        self.sessions = self._line.sessions or self.sessions
         self._report(piece)
 
     def _report(self, outcome: Outcome) -> None:

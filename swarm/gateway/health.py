@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
-from swarm.gateway.meter import CONTENT_TYPE
 from swarm.gateway.routes import Gateway
+from swarm.peer.metrics_page import CONTENT_TYPE
 
 
 def add_health(app: FastAPI, gateway: Gateway) -> None:

@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from swarm.client.stats import ClientStats
 from swarm.gateway.admission import Admission
+from swarm.peer.metrics import link_metrics
+from swarm.wire.link import Link
+from swarm.wire.traffic import Traffic
 
 FIRST_TOKEN_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 PER_TOKEN_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
 DURATION_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _COUNTS = {
     "steps": "Steps that went through a chain.",
     "failovers": "Repairs of a chain that had answered before.",
+    "handovers": "Hops whose state went from a peer that left to another one.",
     "replayed_tokens": "Positions sent again into replacements.",
     "reused_tokens": "Positions that hops had kept from before.",
     "stalled_s": "Seconds that steps spent in repairs.",
 }
 
 
+class LinkBook(Protocol):
+    """What of a client's network is looked at."""
+
+    @property
+    def links(self) -> Sequence[Link]: ...
+
+    @property
+    def traffic(self) -> Traffic: ...
+
+
 class _States:
     """Numbers that others keep, read when somebody asks."""
 
-    def __init__(self, admission: Admission, stats: ClientStats) -> None:
+    def __init__(self, admission: Admission, stats: ClientStats, book: LinkBook | None) -> None:
         self._admission = admission
         self._stats = stats
+        self._book = book
 
     def collect(self) -> Iterator[Metric]:
         """Prometheus calls this for every scrape."""
@@ -40,6 +54,8 @@ class _States:
         yield GaugeMetricFamily("swarm_gateway_sessions", "Answers that are being made.", running)
         for name, text in _COUNTS.items():
             yield CounterMetricFamily(f"swarm_client_{name}", text, getattr(self._stats, name))
+        if self._book is not None:
+            yield from link_metrics("swarm_client", self._book.links, self._book.traffic)
 
 
 class Meter:
@@ -50,12 +66,22 @@ class Meter:
     """
 
     def __init__(
-        self, admission: Admission, stats: ClientStats, clock: Callable[[], float] = time.monotonic
+        self,
+        admission: Admission,
+        stats: ClientStats,
+        clock: Callable[[], float] = time.monotonic,
+        book: LinkBook | None = None,
     ) -> None:
         self._clock = clock
         self.last_token_s: float | None = None
         self._registry = registry = CollectorRegistry()
-        registry.register(_States(admission, stats))
+        registry.register(_States(admission, stats, book))
+        self._queue_s = Histogram(
+            "swarm_gateway_queue_seconds",
+            "Waiting for a turn, of requests that got one.",
+            buckets=FIRST_TOKEN_S,
+            registry=registry,
+        )
         self._first_token = Histogram(
             "gen_ai_server_time_to_first_token_seconds",
             "From the start of generation to the first token.",
@@ -91,6 +117,10 @@ class Meter:
         """An answer begins."""
         self._tokens.labels("input").inc(prompt_tokens)
         return AnswerTiming(self)
+
+    def waited(self, seconds: float) -> None:
+        """A request has got its turn."""
+        self._queue_s.observe(seconds)
 
     def token(self) -> None:
         """A token came through a chain."""
@@ -132,9 +162,15 @@ class AnswerTiming:
             self._first_s = self._meter.now_s
             self._meter.first(self._first_s - self._began_s)
 
-    def ended(self, outcome: Literal["done", "failed", "gone"]) -> None:
-        """Nothing more comes."""
+    @property
+    def first_token_s(self) -> float | None:
+        """From the start to the first token; None before it."""
+        return None if self._first_s is None else self._first_s - self._began_s
+
+    def ended(self, outcome: Literal["done", "failed", "gone"]) -> float:
+        """Nothing more comes; how long it took."""
         now_s = self._meter.now_s
         self._meter.ended(outcome, now_s - self._began_s)
         if self._first_s is not None and self._tokens > 1:
             self._meter.paced((now_s - self._first_s) / (self._tokens - 1))
+        return now_s - self._began_s

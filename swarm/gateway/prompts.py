@@ -58,6 +58,16 @@ class Prompter:
         self._vocabulary = vocabulary
         self._model_name = model_name
 
+    @property
+    def positions(self) -> int | None:
+        """Most tokens of prompt and answer together; None where the model says nothing."""
+        return self._vocabulary.positions
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether the model has a chat template."""
+        return bool(self._vocabulary.tokenizer.chat_template)
+
     def plain(self, prompts: Sequence[str | Sequence[int]]) -> tuple[tuple[int, ...], ...]:
         """Texts, or token ids as they are.
 
@@ -127,7 +137,7 @@ class Prompter:
 
     def _rendered(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool]) -> tuple[int, ...]:
         tokenizer = self._vocabulary.tokenizer
-        if not tokenizer.chat_template:
+        if not self.takes_messages:
             raise bad_request(
                 f"{self._model_name} has no chat template: use /v1/completions", "messages", "no_chat"
             )

@@ -14,13 +14,7 @@ from swarm.gateway.chain_headers import chain_headers, chain_text
 from swarm.gateway.desk import Desk
 from swarm.gateway.dialect import Dialect, gathered
 from swarm.gateway.door import Caller
-from swarm.gateway.watched_response import WatchedResponse, send_json, start, told
-
-_STREAM_HEADERS = {
-    "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache",
-    "x-accel-buffering": "no",
-}
+from swarm.gateway.watched_response import STREAM_HEADERS, WatchedResponse, send_json, start, told
 
 
 class AnswerResponse(WatchedResponse):
@@ -52,7 +46,7 @@ class AnswerResponse(WatchedResponse):
                 await send_json(send, self._dialect.whole(choices, answer.usage), chain_headers(answer))
 
     async def _stream(self, answer: Answer, send: Send) -> None:
-        await start(send, _STREAM_HEADERS | chain_headers(answer))
+        await start(send, STREAM_HEADERS | chain_headers(answer))
         async for part in self._parts(answer):
             await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

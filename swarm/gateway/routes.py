@@ -12,6 +12,7 @@ from swarm.gateway.ask import Ask
 from swarm.gateway.desk import Desk
 from swarm.gateway.dialect import Dialect
 from swarm.gateway.door import Door
+from swarm.gateway.lookout import Lookout
 from swarm.gateway.meter import Meter
 from swarm.gateway.pooling import Pooling
 from swarm.gateway.prompts import Prompter
@@ -24,6 +25,7 @@ class Gateway:
 
     Attributes:
         name: what clients call the model.
+        lookout: who sees the swarm.
         pooling: how the model makes vectors, if it is made for that.
         created: when it began to be served here, as a Unix time.
     """
@@ -35,6 +37,7 @@ class Gateway:
         desk: Desk,
         door: Door,
         meter: Meter,
+        lookout: Lookout,
         pooling: Pooling | None = None,
     ) -> None:
         self.name = name
@@ -42,6 +45,7 @@ class Gateway:
         self.desk = desk
         self.door = door
         self.meter = meter
+        self.lookout = lookout
         self.pooling = pooling
         self.pulse = Pulse(desk, meter)
         self.created = int(time.time())

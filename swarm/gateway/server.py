@@ -9,17 +9,20 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import torch
 import uvicorn
 
 from swarm.client.model import SwarmModel
-from swarm.core.errors import NodeError
+from swarm.core.errors import ConfigError, NodeError
+from swarm.gateway.account import Account
 from swarm.gateway.admission import Admission
 from swarm.gateway.app import build_app
 from swarm.gateway.config import GatewayConfig
 from swarm.gateway.desk import Desk
 from swarm.gateway.door import Door
+from swarm.gateway.lookout import Lookout
 from swarm.gateway.meter import Meter
 from swarm.gateway.pooling import read_pooling
 from swarm.gateway.prompts import Prompter
@@ -28,6 +31,9 @@ from swarm.gateway.vocabulary import Vocabulary
 from swarm.peer.ready import ReadyInfo, write_ready_file
 from swarm.shards.checkpoint_index import CheckpointIndex
 from swarm.shards.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from swarm.gateway.tracing import Traces
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +77,18 @@ async def _gateway(config: GatewayConfig, model: SwarmModel, door: Door) -> Asyn
     tokenizer = await asyncio.to_thread(load_tokenizer, config.model)
     vocabulary = Vocabulary(tokenizer, model.config, model.generation_config)
     admission = Admission(config.sessions, config.queue)
-    meter = Meter(admission, model.stats)
-    desk = Desk(model, vocabulary, admission, meter)
+    meter = Meter(admission, model.stats, book=model.swarm)
+    traces = _traces(config, name)
+
+    def tell(account: Account) -> None:
+        account.log()
+        if traces is not None:
+            traces.tell(account)
+
+    desk = Desk(model, vocabulary, admission, meter, tell)
+    lookout = Lookout(model.swarm.look, admission, model.stats)
     pooling = await asyncio.to_thread(read_pooling, index.files.fetch)
-    gateway = Gateway(name, Prompter(vocabulary, name), desk, door, meter, pooling)
+    gateway = Gateway(name, Prompter(vocabulary, name), desk, door, meter, lookout, pooling)
     beating = asyncio.create_task(gateway.pulse.run())
     try:
         yield gateway
@@ -83,6 +97,21 @@ async def _gateway(config: GatewayConfig, model: SwarmModel, door: Door) -> Asyn
         with suppress(asyncio.CancelledError):
             await beating
         await desk.close()
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
+
+
+def _traces(config: GatewayConfig, model: str) -> Traces | None:
+    """Raises:
+    ConfigError: they are wanted, but their packages are not installed.
+    """
+    if config.otlp is None:
+        return None
+    try:
+        from swarm.gateway.tracing import Traces
+    except ModuleNotFoundError as exc:
+        raise ConfigError("--otlp needs OpenTelemetry's packages: pip install 'layerswarm[otel]'") from exc
+    return Traces.to(config.otlp, model)
 
 
 async def _run(config: GatewayConfig, gateway: Gateway, listener: socket.socket, on_ready: Ready) -> None:

@@ -17,6 +17,12 @@ from swarm.gateway.quiet_log import log_quietly
 
 logger = logging.getLogger(__name__)
 
+STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+
 
 class WatchedResponse(Response):
     """Made while it is being sent, by `answer` of a subclass.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
-_CPU_TELLS = ("can't allocate memory", "Cannot allocate memory")  # torch's CPU allocator; mmap
+# torch on devices, whose error is a RuntimeError; torch's CPU allocator; mmap
+_TELLS = ("out of memory", "can't allocate memory", "Cannot allocate memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Python and devices have classes for it; on the CPU torch raises a plain RuntimeError."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    """By what it says; torch need not be imported for that."""
+    if isinstance(error, MemoryError):
         return True
-    return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _CPU_TELLS)
+    return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _TELLS)

@@ -1,13 +1,15 @@
 """Products of states with a large weight matrix by the fastest library of this machine, as a trial finds it.
 
-torch multiplies in float32 with the BLAS it was built with, which on some processors is slow: measured on an AMD EPYC,
-one thread, 2816 x 1024, in microseconds:
+torch multiplies in float32 with the BLAS it was built with, which on some processors is slow, above all for a few rows:
+with weights as checkpoints have them, `[out, in]`, a library first puts the whole matrix into another order. So the
+trial also stores the weights by columns. Measured on an AMD EPYC, one thread, 5632 x 1024, in microseconds:
 
-    rows of states      1     2     4     16    128
-    torch (MKL)         560   1261  948   1557  7382
-    NumPy (OpenBLAS)    355   1130  1011  1578  6587
-    operands exchanged  549   493   515   1714  7630
-    oneDNN              411   630   673   905   3445
+    rows of states                 1      4      8      16     256
+    torch (MKL)                    1720   5032   5376   7075   -
+    operands exchanged             1678   2541   4813   6059   -
+    oneDNN                         1428   3261   3505   5004   41399
+    NumPy (OpenBLAS)               1678   5232   5834   6445   -
+    NumPy, weights by columns      1324   2434   2732   3747   33589
 
 All of them use the weights where they are. Only the order of additions differs.
 """
@@ -15,7 +17,8 @@ All of them use the weights where they are. Only the order of additions differs.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,24 +30,31 @@ from torch.nn.functional import linear
 Product = Callable[[Tensor, Tensor], Tensor]  # [B, n, in] contiguous, weight [out, in] -> [B, n, out]
 
 _FEW_ROWS = 5
-_TRIED_ROWS = {"one": 1, "few": 4, "many": 16}
+_MANY_ROWS = 48
+_TRIED_ROWS = {"one": 1, "few": 4, "many": 12, "bulk": 128}
 _LEAST_SIZE = 1 << 16  # elements; below, the call costs more than the product
 _TRIED_BYTES = 64 << 20  # more than caches hold
 _ROUNDS = 4
 _CLEAR_GAIN = 0.95
+_HARDLY_SLOWER = 1.15  # trials differ by as much
 
 
 class FastLinear(nn.Linear):
-    """A float32 linear layer on the CPU; `products` says how it multiplies one row, a few rows and many."""
+    """A float32 linear layer on the CPU; `products` says how it multiplies one row, a few, many, a prompt."""
 
     products: dict[str, Product]
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in nn.Linear
-        rows = input.numel() // input.shape[-1]
-        kind = "one" if rows == 1 else "few" if rows <= _FEW_ROWS else "many"
+        kind = _kind(input.numel() // input.shape[-1])
         product = linear if torch._C._get_tracing_state() else self.products[kind]  # NumPy leaves no trace
         output = product(input, self.weight)
         return output if self.bias is None else output + self.bias
+
+
+def _kind(rows: int) -> str:
+    if rows == 1:
+        return "one"
+    return "few" if rows <= _FEW_ROWS else "many" if rows <= _MANY_ROWS else "bulk"
 
 
 def limit_threads(count: int) -> None:
@@ -53,20 +63,36 @@ def limit_threads(count: int) -> None:
     ThreadpoolController().select(user_api="blas").limit(limits=count)
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How layers of one shape multiply, and how long it takes them, for each number of rows."""
+
+    products: dict[str, Product]
+    seconds: dict[str, float]
+
+
 def use_fast_products(model: nn.Module) -> int:
-    """Let float32 layers of some size on the CPU multiply in the ways that are fastest here; returns how many do."""
+    """Let float32 layers of some size on the CPU multiply in the ways that are fastest here; returns how many do.
+
+    The weights of all of them are stored by columns, or of none: layers that read the same states are to be joined.
+    """
     shapes: dict[torch.Size, list[nn.Linear]] = {}
     for module in model.modules():
         if type(module) is nn.Linear and _is_eligible(module.weight):
             shapes.setdefault(module.weight.shape, []).append(module)
+    weights = [[module.weight.detach() for module in modules] for modules in shapes.values()]
+    ways = [_fastest(group) for group in weights]
+    turned = _columns_gain(ways)
     changed = 0
-    for modules in shapes.values():
-        products = _fastest([module.weight.detach() for module in modules])
-        if all(product is linear for product in products.values()):
+    for modules, (stored, by_columns) in zip(shapes.values(), ways, strict=True):
+        way = by_columns if turned else stored
+        if all(product is linear for product in way.products.values()):
             continue
         for module in modules:
             module.__class__ = FastLinear  # parameters, hooks and references stay as they are
-            module.products = products  # type: ignore[assignment]
+            module.products = way.products  # type: ignore[assignment]
+            if turned and module.weight.is_contiguous():
+                module.weight.data = store_by_columns(module.weight.data)
         changed += len(modules)
     return changed
 
@@ -76,9 +102,15 @@ def _is_eligible(weight: Tensor) -> bool:
     return on_cpu and weight.is_contiguous() and weight.numel() >= _LEAST_SIZE
 
 
+def store_by_columns(weight: Tensor) -> Tensor:
+    """The same matrix, with the numbers of each column side by side."""
+    return weight.t().contiguous().t()
+
+
 def by_numpy(rows: Tensor, weight: Tensor) -> Tensor:
-    """One row by NumPy's BLAS."""
-    found: Any = np.dot(weight.detach().numpy(), rows.detach().numpy().reshape(-1))
+    """Any number of rows by NumPy's BLAS."""
+    states = rows.detach().numpy().reshape(-1, rows.shape[-1])
+    found: Any = np.dot(states, weight.detach().numpy().T)
     return torch.from_numpy(found).view(*rows.shape[:-1], -1)
 
 
@@ -95,9 +127,9 @@ def by_onednn(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def candidates() -> Mapping[str, tuple[Product, ...]]:
-    """What may be faster than torch's usual product, where it exists."""
+    """What may be faster than torch's usual product, where it exists, with weights as they are."""
     onednn = (by_onednn,) if torch.backends.mkldnn.is_available() and _has_onednn() else ()  # type: ignore[no-untyped-call]
-    return {"one": (by_numpy, *onednn), "few": (by_exchange, *onednn), "many": onednn}
+    return {"one": (by_numpy, *onednn), "few": (by_exchange, *onednn), "many": onednn, "bulk": onednn}
 
 
 def _has_onednn() -> bool:
@@ -105,25 +137,59 @@ def _has_onednn() -> bool:
 
 
 @torch.inference_mode()
-def _fastest(weights: list[Tensor]) -> dict[str, Product]:
-    """For each number of rows the product that is clearly faster than the usual one; else that one."""
-    tried = weights[: max(_TRIED_BYTES // weights[0].nbytes, 1)]
-    chosen: dict[str, Product] = {}
-    for kind, others in candidates().items():
-        rows = torch.ones(1, _TRIED_ROWS[kind], tried[0].shape[1])
-        spent = _seconds((linear, *others), rows, tried)
-        best = min(spent, key=lambda product: spent[product])
-        chosen[kind] = best if spent[best] < _CLEAR_GAIN * spent[linear] else linear
-    return chosen
+def _fastest(weights: Sequence[Tensor]) -> tuple[_Way, _Way]:
+    """The fastest ways with weights as they are, and stored by columns."""
+    tried = list(weights[: max(_TRIED_BYTES // weights[0].nbytes, 1)])
+    by_columns = [store_by_columns(weight) for weight in tried]
+    ways = _Way({}, {}), _Way({}, {})
+    for kind, count in _TRIED_ROWS.items():
+        most = 1 if kind == "bulk" else len(tried)  # products of many rows are not bound by memory
+        rows = torch.ones(1, count, tried[0].shape[1])
+        trials = [_Trial(product, tried[:most], 0) for product in (linear, *candidates()[kind])]
+        trials.append(_Trial(by_numpy, by_columns[:most], 1))
+        _take_turns(trials, rows)
+        for turned, way in enumerate(ways):
+            best = _clearly_fastest([trial for trial in trials if trial.turned == turned])
+            way.products[kind] = best.product
+            way.seconds[kind] = best.seconds * len(weights) / most
+    return ways
 
 
-def _seconds(products: tuple[Product, ...], rows: Tensor, weights: list[Tensor]) -> dict[Product, float]:
-    """The best of several rounds in which all take turns."""
-    best = dict.fromkeys(products, float("inf"))
+@dataclass(slots=True)
+class _Trial:
+    """A product with some weights, in the best of its rounds; `turned` if these are stored by columns."""
+
+    product: Product
+    weights: Sequence[Tensor]
+    turned: int
+    seconds: float = float("inf")
+
+
+def _take_turns(trials: Sequence[_Trial], rows: Tensor) -> None:
     for _ in range(_ROUNDS):
-        for product in products:
+        for trial in trials:
             started = time.perf_counter()
-            for weight in weights:
-                product(rows, weight)
-            best[product] = min(best[product], time.perf_counter() - started)
-    return best
+            for weight in trial.weights:
+                trial.product(rows, weight)
+            trial.seconds = min(trial.seconds, time.perf_counter() - started)
+
+
+def _clearly_fastest(trials: Sequence[_Trial]) -> _Trial:
+    """The first one, torch's usual product, unless another one is clearly faster."""
+    best = min(trials, key=lambda trial: trial.seconds)
+    return best if best.seconds < _CLEAR_GAIN * trials[0].seconds else trials[0]
+
+
+def _columns_gain(ways: Sequence[tuple[_Way, _Way]]) -> bool:
+    """Whether weights stored by columns are clearly faster for many rows, and at least not slower for one.
+
+    For a few rows the trial says little: layers that are joined then run faster than alone, which it does not see.
+    """
+    if not ways:
+        return False
+    share = {
+        kind: sum(by_columns.seconds[kind] for _, by_columns in ways)
+        / sum(stored.seconds[kind] for stored, _ in ways)
+        for kind in _TRIED_ROWS
+    }
+    return share["many"] + share["bulk"] < 2 * _CLEAR_GAIN and share["one"] < _HARDLY_SLOWER

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -27,7 +29,7 @@ from swarm.shards.self_check import Batching, choose_batching
 from swarm.shards.session import ShardSession
 from swarm.shards.siblings import join_siblings
 from swarm.shards.source import ModelSource
-from swarm.shards.span_loading import load_quantized_span, load_span
+from swarm.shards.span_loading import adopt_layers, load_quantized_span, load_span
 from swarm.shards.span_run import SpanRun
 from swarm.shards.stack import (
     inseparable_layers,
@@ -97,8 +99,12 @@ class Shard(nn.Module):
         dtype: torch.dtype,
         device: torch.device,
         quantize: Quantization | None = None,
+        held: Mapping[int, nn.Module] = MappingProxyType({}),
     ) -> Shard:
         """Read the weights of `span`, and only those, onto `device`.
+
+        `held` are layers of the same checkpoint, precision and device that are loaded already, by their number: those
+        of `span` are taken over instead of being read. They must lie at one end of it.
 
         Raises:
             ConfigError: if the span is not within the model, or quantization is asked for but not installed.
@@ -113,10 +119,13 @@ class Shard(nn.Module):
                 f"layers {source.inseparable} of {source.name} share keys and values and cannot be divided: "
                 f"serve all of them together, or layers below {source.inseparable and source.inseparable.start}"
             )
+        kept = {index: layer for index, layer in held.items() if index in span}
+        missing = _without(span, kept)
         if quantize is None:
-            loaded = load_span(source, span, dtype=dtype, device=device)
+            loaded = load_span(source, missing, dtype=dtype, device=device)
         else:
-            loaded = load_quantized_span(source, span, quantize, dtype=dtype, device=device)
+            loaded = load_quantized_span(source, missing, quantize, dtype=dtype, device=device)
+        adopt_layers(loaded, kept)
         try:
             shard = cls(loaded.model, span, dtype, device)
         except CANNOT_RUN as exc:
@@ -126,6 +135,15 @@ class Shard(nn.Module):
         if use_fast_products(shard.stack):
             join_siblings(shard)
         return shard
+
+    def release(self) -> dict[int, nn.Module]:
+        """The layers by their number, for another shard to hold; this one lets go of them and cannot run any more."""
+        layers = {index: self.window[index] for index in range(self.span.start, self.span.end)}
+        for index in layers:
+            self.window[index] = nn.Module()
+        self._runs.clear()
+        self._recordings.clear()
+        return layers
 
     def open(self, span: Span, *, rollback: bool) -> ShardSession:
         """Begin a session on a part of the shard's layers; `rollback` keeps what sliding windows would forget.
@@ -232,6 +250,15 @@ class Shard(nn.Module):
         )
         per_layer = 2 * heads * (width or self.hidden_size // heads)
         return (len(self.span) * per_layer + math.prod(self.boundary.shape)) * self.dtype.itemsize
+
+
+def _without(span: Span, kept: Mapping[int, nn.Module]) -> Span:
+    """What is left of `span` without the layers `kept` at one end of it."""
+    left = [index for index in range(span.start, span.end) if index not in kept]
+    assert left, "a shard that has all its layers need not be loaded"
+    rest = Span(left[0], left[-1] + 1)
+    assert len(rest) == len(left), f"layers {sorted(kept)} lie in the middle of {span}"
+    return rest
 
 
 def _tensors_in_modules(layers: nn.Module) -> set[str]:

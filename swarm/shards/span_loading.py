@@ -1,7 +1,8 @@
-"""Load a span of layers: at once, or layer by layer when each is quantized on the way."""
+"""Load a span of layers: at once, or layer by layer when each is quantized on the way; or take layers over."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -49,3 +50,11 @@ def load_quantized_span(
     assert whole is not None
     nn.Module.to(whole.model, device=device)
     return LoadedModel(whole.model, bytes_read)
+
+
+def adopt_layers(loaded: LoadedModel, layers: Mapping[int, nn.Module]) -> None:
+    """Put layers that another model of the same checkpoint holds into `loaded`, in place of its stubs."""
+    stack, attribute = stack_of(loaded.model)
+    own = cast(nn.ModuleList, getattr(stack, attribute))
+    for index, layer in layers.items():
+        own[index] = layer

@@ -126,7 +126,7 @@ class Inspect(Request):
 class Close(Request):
     """End a session and free what it holds; closing an unknown session is not an error.
 
-    With `prefix`, the hashes of its first blocks of 64 positions, the hop may keep its cache for later sessions that
+    With `prefix`, the hashes of its first blocks of 32 positions, the hop may keep its cache for later sessions that
     begin alike. Hashes are made by the client over its own inputs; hops only compare them.
     """
 

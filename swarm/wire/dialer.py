@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from swarm.wire.link import Link
+from swarm.wire.traffic import Traffic
 
 
 class Dialer(Protocol):
@@ -19,4 +20,9 @@ class Dialer(Protocol):
 
     def links(self) -> list[Link]:
         """See `Node.links`."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """See `Node.traffic`."""
         ...

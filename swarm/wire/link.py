@@ -33,6 +33,7 @@ from swarm.wire.message import Message
 from swarm.wire.messages import Hello, Ping, Pong
 from swarm.wire.sealed import SealedConnection
 from swarm.wire.stream import FrameStream
+from swarm.wire.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,11 @@ class Link:
     @property
     def rtt_s(self) -> float | None:
         return self._heartbeat.rtt_s
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes so far."""
+        return self._stream.traffic
 
     @property
     def closed(self) -> bool:

@@ -28,6 +28,7 @@ from swarm.wire.node_tasks import NodeTasks
 from swarm.wire.port import wait_for_port
 from swarm.wire.socket_folder import SocketFolder
 from swarm.wire.switchboard import Line, Switchboard
+from swarm.wire.traffic import Traffic
 
 __all__ = ["Node"]
 
@@ -141,6 +142,11 @@ class Node:
     def links(self) -> list[Link]:
         """All links that are open now."""
         return self._board.links()
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes over all links there ever were."""
+        return self._board.traffic
 
     async def connect(self, peer_id: str, addresses: Sequence[str] = (), timeout_s: float = 5.0) -> Link:
         """The link to a node; dialled unless there is one in either direction. Concurrent callers share one dial.

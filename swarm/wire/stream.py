@@ -15,6 +15,7 @@ from swarm.core.errors import PeerIncompatible
 from swarm.wire.frames import PIECE_BYTES, Buffer, Frame, FrameDecoder, encode_head
 from swarm.wire.message import Message
 from swarm.wire.sealed import SealedConnection
+from swarm.wire.traffic import Traffic
 
 _ONE_WRITE_BYTES = 256 << 10
 _HIGH_WATER_BYTES = 1 << 20
@@ -51,6 +52,7 @@ class FrameStream(asyncio.BufferedProtocol):
         self._reading = True
         self._closed = False
         self.last_read_s = self._loop.time()
+        self.traffic = Traffic()
         self.lost = asyncio.Event()
 
     async def take_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -63,6 +65,7 @@ class FrameStream(asyncio.BufferedProtocol):
         ended = reader.at_eof()
         reader.feed_eof()
         early = await reader.read()
+        self.traffic.received += len(early)
         self._received(lambda: self._decoder.feed(early))
         if ended or transport.is_closing():
             self.close(_ENDED)
@@ -77,6 +80,7 @@ class FrameStream(asyncio.BufferedProtocol):
 
     def received(self, data: bytes) -> None:
         """The content of a record."""
+        self.traffic.received += len(data)
         self._received(lambda: self._decoder.feed(data))
 
     def malformed(self, reason: str) -> None:
@@ -110,7 +114,7 @@ class FrameStream(asyncio.BufferedProtocol):
             if len(self._after_bulk) < _MAX_WAITING:
                 self._after_bulk.append(head)
         elif self._writable.is_set():
-            self._transport.write(head)
+            self._write(head)
 
     def try_send(self, message: Message, payload: Sequence[Buffer] = ()) -> bool:
         """Write a small frame now, if the transport takes it; False if `send` would have to wait.
@@ -170,6 +174,7 @@ class FrameStream(asyncio.BufferedProtocol):
     def _write(self, data: Buffer) -> None:
         if self._closed or self._transport is None:
             raise ConnectionResetError
+        self.traffic.sent += len(data)
         self._transport.write(data)
 
     async def _drain(self) -> None:
@@ -198,6 +203,7 @@ class FrameStream(asyncio.BufferedProtocol):
         return self._decoder.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.traffic.received += nbytes
         self._received(lambda: self._decoder.filled(nbytes))
 
     def eof_received(self) -> bool:

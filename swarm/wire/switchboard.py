@@ -17,6 +17,7 @@ from swarm.wire.messages import Hello
 from swarm.wire.node_tasks import NodeTasks
 from swarm.wire.sealed import SealedConnection
 from swarm.wire.shortcut import ShortcutListener, dial_shortcut, read_shortcut
+from swarm.wire.traffic import Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Switchboard:
         self._links: list[Link] = []
         self._dials: dict[str, asyncio.Task[Link]] = {}
         self._accepted: Counter[str] = Counter()
+        self._past = Traffic()
         self._stopping = False
 
     async def open(self, p2p: Any, host: str, direct_port: int | None) -> None:
@@ -68,6 +70,11 @@ class Switchboard:
     def links(self) -> list[Link]:
         """All links that are open now."""
         return [link for link in self._links if not link.closed]
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes over all links there ever were."""
+        return sum((link.traffic for link in self._links), self._past)
 
     async def connect(self, peer_id: str, addresses: Sequence[str], timeout_s: float) -> Link:
         """The link to a node; see `Node.connect`."""
@@ -196,3 +203,4 @@ class Switchboard:
     def _forget(self, link: Link) -> None:
         if link in self._links:
             self._links.remove(link)
+            self._past += link.traffic

@@ -1,0 +1,92 @@
+"""Real peers that move: a hole is closed while a session waits, and a planned move changes no token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from swarm.builtin import demo_path
+from swarm.client.model import SwarmModel
+from swarm.core.span import Span
+from swarm.routing.records import PeerState
+from swarm.shards.shard import Shard
+from swarm.shards.step import Step, StepTensors
+from tests.conftest import SwarmFactory
+from tests.generation import generate
+from tests.peers import LocalSwarm
+from tests.shard_lab import CPU, source_of
+from tests.swarm_records import records, wait_all_free
+from tests.waiting import wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+OPTIONS = ("--threads", "1", "--cache-tokens", "4096", "--lease-s", "3", "--review-s", "6")
+ROAMING = ("--max-layers", "4", *OPTIONS)
+NEW_TOKENS, KILL_AT = 24, 8
+MOVE_DEADLINE_S = 90.0
+
+
+@pytest.fixture
+def swarm(swarm_factory: SwarmFactory) -> LocalSwarm:
+    return swarm_factory()
+
+
+@pytest.fixture(scope="module")
+def local() -> Any:
+    torch.set_num_threads(1)
+    return AutoModelForCausalLM.from_pretrained(demo_path())
+
+
+def spans(addresses: tuple[str, ...] | list[str]) -> dict[str, str]:
+    """Where each peer serves now."""
+    return {
+        record.peer_id: str(record.span)
+        for record in records(addresses, "demo")
+        if record.state is PeerState.ONLINE
+    }
+
+
+def test_peers_move_to_layers_that_were_lost_and_the_session_goes_on(swarm: LocalSwarm, local: Any) -> None:
+    gateway = swarm.bootstrap().addresses
+    back = [swarm.serve("demo", "4:8", *OPTIONS, peers=gateway) for _ in range(2)]
+    for _ in range(2):
+        swarm.serve("demo", "auto", *ROAMING, peers=gateway)
+    wait_for(lambda: len(spans(gateway)) == 4, MOVE_DEADLINE_S, "all four serve, wherever the two think best")
+    expected = generate(local, "greedy", NEW_TOKENS)
+
+    def kill() -> None:
+        for peer in back:
+            peer.kill()
+
+    with SwarmModel.from_pretrained("demo", peers=gateway) as model:
+        found = generate(model, "greedy", NEW_TOKENS, KILL_AT, kill)
+    assert torch.equal(found, expected)
+    wait_for(
+        lambda: sorted(spans(gateway).values()) == ["0:4", "4:8"], MOVE_DEADLINE_S, "both halves are served"
+    )
+    assert wait_all_free(gateway)
+
+
+def test_layers_that_are_loaded_already_are_not_read_again() -> None:
+    source = source_of("llama")
+
+    def load(span: Span, **more: Any) -> Shard:
+        return Shard.load(source, span, dtype=torch.float32, device=CPU, **more)
+
+    whole, first = load(Span(2, 6)), load(Span(0, 4))
+    one_layer = load(Span(4, 5)).bytes_read
+    states = [StepTensors(torch.randn(1, n, whole.hidden_size)) for n in (5, 1, 1)]
+
+    def outputs(shard: Shard) -> list[torch.Tensor]:
+        session = shard.open(shard.span, rollback=True)
+        starts = (0, 5, 6)
+        return [session.apply(Step(i, starts[i], tensors)).hidden for i, tensors in enumerate(states)]
+
+    held = first.release()
+    moved = load(Span(2, 6), held=held)
+    assert moved.bytes_read == 2 * one_layer
+    assert moved.window[2] is held[2]
+    assert all(torch.equal(a, b) for a, b in zip(outputs(moved), outputs(whole), strict=True))
+    assert sum(p.numel() for p in first.window.parameters()) == 0, "the old shard has let go"
