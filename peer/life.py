@@ -18,6 +18,7 @@ from swarm.core.span import Span
 from swarm.core.version import VERSION
 from swarm.peer.announcer import Announcer
 from swarm.peer.balancer import Balancer
+from swarm.peer.position import Position
 from swarm.peer.ready import ReadyInfo, write_ready_file
 from swarm.peer.stint import NO_LAYERS, Layers, Stint, Workshop
 from swarm.peer.stop_signals import StopSignals
@@ -30,6 +31,7 @@ from swarm.wire.messages import PROTOCOL_VERSION
 
 logger = logging.getLogger(__name__)
 WITHDRAW_S = 2.0
+LOCATE_S = 10.0
 HOLE_DRAIN_S = 5.0  # sessions that wait for missing layers do not end by themselves
 
 
@@ -41,6 +43,7 @@ class Life:
         self._config = shop.config
         self._announcer = Announcer(shop.node.directory, self._record, self._config.limits.lease_s)
         self._refresher = Refresher(shop.node.directory, shop.source.uid, protocol=PROTOCOL_VERSION)
+        self._position = Position()
         self._stint: Stint | None = None
         self._span = Span(0, 1)  # where it serves, or will as soon as it has loaded; set by `run`
         self._claim: Span | None = None
@@ -60,16 +63,30 @@ class Life:
         self._tell_ready(on_ready)
         stop.serving()
         balancing = start(self._balance())
+        locating = start(self._locate())
         await stop.first.wait()
         balancing.cancel()
         await asyncio.wait({balancing})  # a move that is under way is given up
         await self._leave(stop)
         watch.cancel()
+        locating.cancel()
         if self._renewal is not None:
             self._renewal.cancel()
         if self._stint is not None:
             self._stint.end()
         await self._refresher.close()
+
+    async def _locate(self) -> None:
+        """Keep this peer's place in the network's coordinates current."""
+        while True:
+            await asyncio.sleep(LOCATE_S)
+            try:
+                view = await self._refresher.refresh()
+            except SwarmError as error:
+                logger.info("the records could not be read: %s", error)
+                continue
+            links = ((link.peer_id, link.rtt_s) for link in self._shop.node.links())
+            self._position.learn(links, view.by_id)
 
     async def _balance(self) -> None:
         if self._may_move:
@@ -226,6 +243,7 @@ class Life:
             load_s=self._load_s,
             computed_tokens=shop.watch.tally.computed_tokens,
             links={link.peer_id: link.rtt_s / 2 for link in shop.node.links()[:32] if link.rtt_s is not None},
+            coordinate=self._position.published,
             version=VERSION,
             issued_at=now,
             expires_at=expires_at,

@@ -12,6 +12,7 @@ from swarm.peer.scheduler import LEAST_PORTION
 
 STRETCH = 1.6
 RECENTLY_S = 1.0  # who decoded within this time will decode again
+LATELY_S = 10.0  # what decode steps took before that says little of what they would take now
 _MEMORY = 0.9
 
 
@@ -23,14 +24,20 @@ class PrefillShare:
         self._decoded_s: dict[bytes, float] = {}
         self.decode_s: float | None = None
         self.token_s: float | None = None
+        self._last_decode_s = 0.0
 
     def ran(self, tokens: int, decoded: Collection[bytes], short: bool, took_s: float, now_s: float) -> None:
         """A batch of so many token rows has run in `took_s`: steps of sessions that `decoded`; `short` if no others."""
         self._decoded_s.update(dict.fromkeys(decoded, now_s))
         if short:
             self.decode_s = _average(self.decode_s, took_s)
+            self._last_decode_s = now_s
         elif self.decode_s is not None:
             self.token_s = _average(self.token_s, max(took_s - self.decode_s, 0.0) / tokens)
+
+    def decode_lately_s(self, now_s: float) -> float | None:
+        """`decode_s`, if a decode step ran lately."""
+        return self.decode_s if now_s - self._last_decode_s < LATELY_S else None
 
     def forget(self, session: bytes) -> None:
         """This session has ended."""

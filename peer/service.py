@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from swarm.core.errors import PeerBusy, RequestError
@@ -44,6 +45,8 @@ class Load:
 class Service:
     """Serves one shard to clients and neighbours. What it starts runs in `tasks` and ends with `stop`.
 
+    `clock` is the worker's.
+
     Attributes:
         tally: what is done is counted here.
     """
@@ -56,13 +59,16 @@ class Service:
         executor: Executor,
         tasks: asyncio.TaskGroup,
         tally: Tally | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tally = tally = tally or Tally()
         self.sessions = sessions
         self._crew = Crew(tasks)
         together = offer.shard.batching != "one by one"
         batch_tokens = sessions.limits.batch_tokens
-        self._worker = Worker(executor, self._deliver, batch_tokens, together=together, tally=tally)
+        self._worker = Worker(
+            executor, self._deliver, batch_tokens, together=together, tally=tally, clock=clock
+        )
         self._stepping = Stepping(node.peer_id, offer, sessions, self._worker, self._crew, tally)
         self._watch = LinkWatch(self._link_ended)
         self._receiver = Receiver(offer, sessions, self._worker)
@@ -79,7 +85,7 @@ class Service:
             free_tokens=self.sessions.free_tokens,
             total_tokens=self.sessions.total_tokens,
             queue_s=self._worker.queue_s,
-            decode_s=self._worker.decode_s,
+            decode_s=self._worker.decode_lately_s,
             computed_tokens=self._worker.computed_tokens,
         )
 

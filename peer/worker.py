@@ -86,6 +86,11 @@ class Worker:
         return self._share.decode_s
 
     @property
+    def decode_lately_s(self) -> float | None:
+        """The same, unless the last one is so long ago that it says little of now."""
+        return self._share.decode_lately_s(self._clock())
+
+    @property
     def _is_quick(self) -> bool:
         """Whether a decode step takes hardly longer than the way to the device's thread and back."""
         return self.decode_s is not None and self.decode_s < QUICK_S
@@ -167,7 +172,7 @@ class Worker:
         self._timer = timer
 
     def _pause_s(self, now_s: float) -> float:
-        if not self._together or self.decode_s is None:
+        if not self._together or not self.decode_s:
             return 0.0
         if not all(queued.waiting.is_short for queued in self._queue):
             return 0.0

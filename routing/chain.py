@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -47,6 +48,7 @@ class ChainRequest:
         avoid: peers that are not used, whatever they announce.
         only: the only peers to use; None allows all.
         together: layers that must run on one peer.
+        measured: seconds per layer of peers for which what they announce does not hold.
     """
 
     source: str
@@ -58,6 +60,11 @@ class ChainRequest:
     avoid: frozenset[str] = frozenset()
     only: frozenset[str] | None = None
     together: Span | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+    def layer_s(self, record: PeerRecord) -> float:
+        """Seconds per layer to expect of this peer."""
+        return self.measured.get(record.peer_id, record.seconds_per_layer)
 
     def objection(self, record: PeerRecord) -> str:
         """Why this peer cannot be used, in a few words; empty if it can."""
@@ -118,6 +125,16 @@ def find_chain(view: SwarmView, span: Span, request: ChainRequest) -> Chain:
     return min(chains, key=lambda chain: chain.cost_s)
 
 
+def price(hop: Hop, record: PeerRecord, request: ChainRequest) -> float:
+    """What a chain from the request's source to its sink through this hop alone costs, as far as the links are told."""
+    visit_s, layer_s = charge(
+        np.array([record.queue_s]), np.array([request.layer_s(record)]), np.array([len(record.span)])
+    )
+    link_s = request.links.link_s
+    way_s = link_s(request.source, hop.peer_id) + link_s(hop.peer_id, request.sink)
+    return way_s + float(visit_s[0]) + len(hop.span) * float(layer_s[0])
+
+
 def charge(
     queue_s: NDArray[np.float64], layer_s: NDArray[np.float64], lengths: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -147,7 +164,7 @@ def _terrain(peers: list[PeerRecord], span: Span, request: ChainRequest) -> Terr
     starts, ends = np.array([r.start for r in peers]), np.array([r.end for r in peers])
     room = np.array([r.free_tokens for r in peers])
     visit_s, layer_s = charge(
-        np.array([r.queue_s for r in peers]), np.array([r.seconds_per_layer for r in peers]), ends - starts
+        np.array([r.queue_s for r in peers]), np.array([request.layer_s(r) for r in peers]), ends - starts
     )
     return Terrain(
         serves=(starts <= layers) & (layers < ends),

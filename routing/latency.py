@@ -8,12 +8,15 @@ from math import isfinite
 
 import numpy as np
 
-from swarm.routing.links import Floats, Indices, Links, SparseLinks
+from swarm.routing.links import DenseLinks, Floats, Indices, Links, SparseLinks
 from swarm.routing.records import MAX_LINKS, PeerRecord
+from swarm.routing.vivaldi import Coordinate
 
 DEFAULT_LINK_S = 0.05
 SMOOTHING = 0.25
 MAX_LINK_S = 3600.0
+TRUSTED_ERROR = 0.5  # coordinates that are farther off predict nothing
+MOST_PREDICTED = 256  # pairs are predicted one by one, which larger searches have no time for
 _MICROSECOND_DIGITS = 6
 
 _Pairs = tuple[Indices, Indices, Floats]  # source, sink, seconds
@@ -23,7 +26,8 @@ class LatencyTable:
     """One-way seconds between nodes, for directed pairs of peer ids.
 
     The best source known for a pair wins: own measurements in this direction, own measurements in the other one, what
-    the two peers publish (the larger claim, so that nobody attracts traffic by understating), the default.
+    the two peers publish (the larger claim, so that nobody attracts traffic by understating), what their coordinates
+    predict, the default.
     """
 
     def __init__(self, default_s: float = DEFAULT_LINK_S, smoothing: float = SMOOTHING) -> None:
@@ -33,6 +37,7 @@ class LatencyTable:
         self._smoothing = smoothing
         self._measured: dict[tuple[str, str], float] = {}
         self._published: dict[str, dict[str, float]] = {}
+        self._places: dict[str, Coordinate] = {}
 
     def observe(self, source: str, sink: str, one_way_s: float) -> None:
         """Take one measurement into the moving average; impossible values and a node to itself are ignored."""
@@ -48,31 +53,58 @@ class LatencyTable:
         self.observe(b, a, rtt_s / 2)
 
     def publish(self, records: Iterable[PeerRecord]) -> None:
-        """Replace everything that peers published by the links of these records."""
-        self._published = {record.peer_id: dict(record.links) for record in records if record.links}
+        """Replace everything that peers published by the links and coordinates of these records."""
+        known = list(records)
+        self._published = {record.peer_id: dict(record.links) for record in known if record.links}
+        places = {record.peer_id: Coordinate(*record.coordinate) for record in known if record.coordinate}
+        self._places = {peer: place for peer, place in places.items() if place.error <= TRUSTED_ERROR}
 
     def retain(self, peer_ids: Collection[str]) -> None:
         """Forget pairs of which either end is not among `peer_ids` (which includes this node)."""
         kept = set(peer_ids)
         self._measured = {pair: s for pair, s in self._measured.items() if kept.issuperset(pair)}
         self._published = {peer: links for peer, links in self._published.items() if peer in kept}
+        self._places = {peer: place for peer, place in self._places.items() if peer in kept}
 
     def link_s(self, source: str, sink: str) -> float:
         """Expected one-way seconds from `source` to `sink`; 0 to itself, the default where nothing is known."""
+        known_s = self.known_s(source, sink)
+        if known_s is not None:
+            return known_s
+        here, there = self._places.get(source), self._places.get(sink)
+        return self._default_s if here is None or there is None else here.rtt_s(there) / 2
+
+    def known_s(self, source: str, sink: str) -> float | None:
+        """Like `link_s`, but None where nobody has measured."""
         if source == sink:
             return 0.0
         for pair in ((source, sink), (sink, source)):
             if pair in self._measured:
                 return self._measured[pair]
         claims = (self._published.get(source, {}).get(sink), self._published.get(sink, {}).get(source))
-        return max((claim for claim in claims if claim is not None), default=self._default_s)
+        return max((claim for claim in claims if claim is not None), default=None)
 
     def between(self, peers: Sequence[str]) -> Links:
         """`link_s` for all pairs of `peers` (all different), which are numbered in their order."""
         index = {peer: i for i, peer in enumerate(peers)}
         pairs = zip(self._claimed(index), self._observed(index), strict=True)
         sources, sinks, seconds = (np.concatenate(parts) for parts in pairs)
-        return SparseLinks.of(len(peers), (sources, sinks, seconds), self._default_s)
+        if len(peers) > MOST_PREDICTED or not self._places.keys() & index.keys():
+            return SparseLinks.of(len(peers), (sources, sinks, seconds), self._default_s)
+        predicted = self._predicted(index)
+        predicted[sources, sinks] = seconds
+        return DenseLinks(predicted)
+
+    def _predicted(self, index: dict[str, int]) -> Floats:
+        """`[from, to]` what coordinates say, and the default where there are none."""
+        placed = [(i, self._places[peer]) for peer, i in index.items() if peer in self._places]
+        rows = np.array([i for i, _ in placed], np.int64)
+        x, y, height = np.array([(p.x_s, p.y_s, p.height_s) for _, p in placed]).T
+        flat = np.hypot(x[:, None] - x, y[:, None] - y)
+        seconds = np.full((len(index), len(index)), self._default_s)
+        seconds[np.ix_(rows, rows)] = (flat + (height[:, None] + height)) / 2
+        np.fill_diagonal(seconds, 0.0)
+        return seconds
 
     def _claimed(self, index: dict[str, int]) -> _Pairs:
         """What is published, for both directions; of two claims about a pair the larger one comes last."""

@@ -14,6 +14,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from swarm.core.span import Span
+from swarm.routing.vivaldi import FARTHEST_S
 
 BUCKETS = 8
 MAX_LEASE_S = 30.0
@@ -31,6 +32,9 @@ def _printable(text: str) -> str:
 
 
 _Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
+_Place = Annotated[float, Field(ge=-FARTHEST_S, le=FARTHEST_S, allow_inf_nan=False)]
+_Height = Annotated[float, Field(ge=0, le=FARTHEST_S, allow_inf_nan=False)]
+_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0, le=1 << 40)]
 _Text = Annotated[str, AfterValidator(_printable)]
 _PeerId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
@@ -49,6 +53,7 @@ class PeerRecord(BaseModel):
     """An announcement. Times are DHT time (seconds since the epoch).
 
     `seconds_per_layer` 0 means not measured yet; `links` maps other peers to one-way seconds from this one;
+    `coordinate` (two places, height, error, see `swarm.routing.vivaldi`) predicts links that nobody has measured;
     `pinned` peers never move; `load_s` is what loading one layer takes, 0 if unknown.
     `free_tokens` and `total_tokens` count token rows of the KV cache; `batching` is how steps of several sessions run;
     `codings` are the forms besides the model's dtype in which it takes and sends activations.
@@ -75,6 +80,7 @@ class PeerRecord(BaseModel):
     free_tokens: _Count = 0
     total_tokens: _Count = 0
     links: Annotated[dict[_PeerId, _Seconds], Field(max_length=MAX_LINKS)] = {}
+    coordinate: tuple[_Place, _Place, _Height, _Share] | None = None
     pinned: bool = False
     load_s: _Seconds = 0.0
     computed_tokens: Annotated[int, Field(ge=0)] = 0

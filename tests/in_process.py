@@ -177,6 +177,11 @@ class Lab:
         """The result of `work` in the lab's loop."""
         return self.loop.run_until_complete(work)
 
+    def pass_time(self, seconds: float) -> None:
+        """Let virtual time go by, with whatever happens meanwhile; then everything is announced and read again."""
+        self.do(asyncio.sleep(seconds))
+        self.do(self.shared.navigator.refresh())
+
     def settle(self) -> None:
         """Let everything happen that can happen without time passing."""
         self.do(_turns(50))
@@ -206,7 +211,7 @@ class Lab:
         pool, executor = KVPool(cache_tokens), InlineExecutor(self.loop)
         table = SessionTable(pool, limits)
         node = self.meadow.add(name, _nobody)
-        service = Service(node, offer, table, executor, self.tasks)
+        service = Service(node, offer, table, executor, self.tasks, clock=self.loop.time)
         node.handler = service.handle
         peer = self.peers[name] = LabPeer(node, service, executor, pool, offer, cost)
         return peer

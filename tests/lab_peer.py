@@ -19,22 +19,23 @@ from tests.memory_links import MemoryNode
 class InlineExecutor(Executor):
     """The device without a thread: work is done in the event loop, one piece after another.
 
-    While `held` is True, work waits; `release` does it.
+    While `held` is True, work waits; `release` does it. Each piece of work takes `slow_s` of the loop's time.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.held = False
+        self.slow_s = 0.0
         self._events = loop
         self._waiting: list[tuple[Callable[[], object], Done]] = []
 
     def submit(self, function: Callable[[], object], done: Done) -> None:
         self._waiting.append((function, done))
         if not self.held:
-            self._events.call_soon(self._next)
+            self._events.call_later(self.slow_s, self._next)
 
     @property
     def is_idle(self) -> bool:
-        return not self.held and not self._waiting
+        return not self.held and not self._waiting and not self.slow_s
 
     def release(self) -> None:
         self.held = False

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.routing.latency import LatencyTable
+from swarm.routing.latency import MOST_PREDICTED, LatencyTable
 from swarm.routing.links import DenseLinks, SparseLinks
 from tests.records import make_record
 
@@ -138,3 +138,33 @@ def test_few_known_links_are_searched_like_all_of_them(
     at_s = np.array(times[: len(from_)])
     for one, other in zip(sparse.nearest(from_, at_s, sinks), dense.nearest(from_, at_s, sinks), strict=True):
         assert one.tolist() == other.tolist()
+
+
+def test_coordinates_predict_pairs_that_nobody_measured_alone_and_in_tables() -> None:
+    table = LatencyTable(default_s=0.05)
+    table.publish(
+        [
+            make_record("a", coordinate=(0.0, 0.0, 0.001, 0.1), links={"b": 0.2}),
+            make_record("b", coordinate=(0.03, 0.04, 0.001, 0.1)),
+            make_record("c", coordinate=(0.03, 0.04, 0.001, 0.1)),
+            make_record("d", coordinate=(9.0, 9.0, 1.0, 0.9)),
+        ]
+    )
+    assert table.link_s("a", "c") == pytest.approx(0.026)
+    assert table.known_s("a", "c") is None
+    assert table.link_s("b", "c") == pytest.approx(0.001)
+    assert table.link_s("a", "b") == 0.2
+    assert table.link_s("a", "d") == 0.05, "what is mostly wrong predicts nothing"
+    names = ["a", "b", "c", "d"]
+    found, every = table.between(names), np.arange(4)
+    for i, source in enumerate(names):
+        row = found.between(np.full(4, i), every)
+        assert row == pytest.approx([table.link_s(source, sink) for sink in names])
+
+
+def test_large_swarms_are_searched_without_predictions() -> None:
+    table = LatencyTable(default_s=0.05)
+    names = [f"p{n}" for n in range(MOST_PREDICTED + 1)]
+    table.publish([make_record(name, coordinate=(0.0, 0.0, 0.001, 0.1)) for name in names])
+    assert isinstance(table.between(names), SparseLinks)
+    assert isinstance(table.between(names[1:]), DenseLinks)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.peer.absences import Absences
-from swarm.peer.prefill_share import RECENTLY_S, STRETCH, PrefillShare
+from swarm.peer.prefill_share import LATELY_S, RECENTLY_S, STRETCH, PrefillShare
 from swarm.peer.scheduler import (
     DECODE_TOKENS,
     LEAST_PORTION,
@@ -167,6 +167,14 @@ def test_prompts_have_the_whole_budget_while_nobody_else_decodes() -> None:
     share.ran(1, [b"other"], True, 0.02, 1.0)
     assert share.budget(b"long", 1.1) == LEAST_PORTION, "nothing is known of prompts yet"
     assert share.budget(b"long", 1.0 + RECENTLY_S) == 2048
+
+
+def test_what_decode_steps_take_is_forgotten_when_none_ran_for_long() -> None:
+    share = PrefillShare(2048)
+    assert share.decode_lately_s(0.0) is None
+    share.ran(1, [b"a"], True, 0.02, 5.0)
+    assert share.decode_lately_s(5.0 + 0.9 * LATELY_S) == 0.02
+    assert share.decode_lately_s(5.0 + LATELY_S) is None
 
 
 def test_a_batch_beside_decoding_sessions_takes_a_bounded_multiple_of_their_step() -> None:

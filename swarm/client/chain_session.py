@@ -24,6 +24,7 @@ from swarm.client.hop import RemoteHop, SessionShape
 from swarm.client.pieces import cut, wanted_from
 from swarm.client.profile import StepProfile
 from swarm.client.repair import Past, Rebuild, Repairer, find_gap
+from swarm.client.replanner import Replanner
 from swarm.client.shared import LoadedModel, Shared
 from swarm.client.takeover import Takeover
 from swarm.client.trouble import Trouble
@@ -61,6 +62,7 @@ class ChainSession:
         self._history = History()
         self._repairer = Repairer(shared, model.dtype, self._begin_takeover, only)
         self._takeover = Takeover(shared, self._repairer, self)
+        self._replanner = Replanner(shared, self._repairer)
         self._courier = Courier(shared)
         self._precision: str | None = None
         self._recorded = -1
@@ -69,6 +71,7 @@ class ChainSession:
         self._may_reuse = True
         self._is_settled = False  # the last step was answered: all hops have run it
         self._answered = False
+        self._is_moving = False  # a hop was left for better ones, and its layers have nobody yet
         self.turn = asyncio.Lock()  # an interrupted step may still take its leave when the next one comes
         self.hops: list[RemoteHop] = []
 
@@ -85,9 +88,11 @@ class ChainSession:
             SwarmUnavailable: if layers stay unserved until the deadline; the session can be resumed afterwards.
         """
         async with self.turn:
-            self._is_settled = False
+            was_settled, self._is_settled = self._is_settled, False
             self._record(step)
             trouble = Trouble(self._shared.config.unavailable_timeout_s)
+            if was_settled:
+                await self._leave_for_better()
             while True:
                 try:
                     await self._make_whole(step, keep_last, trouble)
@@ -164,7 +169,8 @@ class ChainSession:
             return
         give_up_s = trouble.begin(_now_s()) + self._shared.config.unavailable_timeout_s
         shape = self.shape()
-        if self._answered:
+        is_move, self._is_moving = self._is_moving, False
+        if self._answered and not is_move:
             self._shared.stats.failovers += 1
         try:
             past = Past(self._history, step.number, self._most(step.tensors))
@@ -174,6 +180,7 @@ class ChainSession:
             await self.close()
         if not self.hops:
             await self._build(shape, wanted_from(step, keep_last), give_up_s)
+        self._replanner.changed()
 
     async def _build(self, shape: SessionShape, wanted: int, give_up_s: float) -> None:
         """A fresh chain; what all its hops have kept need not be computed, as far as it is not wanted."""
@@ -182,6 +189,16 @@ class ChainSession:
         self.hops = await self._repairer.build(shape, self._precision, give_up_s)
         self._resend_from = min(wanted, *(hop.reused for hop in self.hops))
         self._precision = self.hops[0].precision
+
+    async def _leave_for_better(self) -> None:
+        """Between two steps: drop a hop whose layers others serve clearly better, without blame."""
+        left = max(self._max_tokens - self._history.length, 0)
+        hop = self._replanner.hop_to_leave(self.hops, self.shape(), self._history, left)
+        if hop is not None:
+            self._shared.stats.replans += 1
+            self._is_moving = True
+            self._repairer.left.add(hop.peer_id)
+            await hop.dismiss()
 
     def _notice_lost_links(self) -> None:
         """Peers that went away between two steps are not asked again at once."""

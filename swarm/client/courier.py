@@ -17,6 +17,7 @@ from swarm.client.pieces import Piece
 from swarm.client.profile import StepProfile
 from swarm.client.shared import Shared
 from swarm.client.waiting import wait_for
+from swarm.routing.chain import Hop
 from swarm.shards.step import StepTensors
 from swarm.wire.step_messages import StepMessage
 from swarm.wire.tensors import pack
@@ -135,11 +136,16 @@ class Courier:
         flights.popleft()
         self._shared.inbox.forget(flight.expectation)
         self.profile.latest = answer.trace
-        self._observe(flight.piece, answer)
+        self._observe(segment, flight.piece, answer)
         tokens = max(flight.piece.wanted, 1) if is_end else flight.tensors.tokens
         return check_answer(answer, flight.tensors, tokens, segment[-1].peer_id)
 
-    def _observe(self, piece: Piece, answer: Answer) -> None:
-        if answer.trace:
-            average_s = sum(timing.compute_s for timing in answer.trace) / len(answer.trace)
-            self._shared.pace.observe(piece.size, average_s)
+    def _observe(self, segment: Sequence[RemoteHop], piece: Piece, answer: Answer) -> None:
+        if not answer.trace:
+            return
+        average_s = sum(timing.compute_s for timing in answer.trace) / len(answer.trace)
+        self._shared.pace.observe(piece.size, average_s)
+        for hop, timing in zip(segment, answer.trace, strict=False):
+            if hop.peer_id == timing.peer:
+                took_s = timing.queue_s + timing.compute_s + timing.serialise_s
+                self._shared.navigator.took(Hop(hop.peer_id, hop.span), piece.size, took_s)

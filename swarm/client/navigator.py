@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from swarm.client.outlook import Outlook
@@ -13,8 +13,9 @@ from swarm.core.errors import PeerError, RequestError, SwarmError, SwarmUnavaila
 from swarm.core.precision import dtype_of
 from swarm.core.span import Span
 from swarm.routing.breaker import CircuitBreaker
-from swarm.routing.chain import Chain, ChainRequest, find_chain
+from swarm.routing.chain import Chain, ChainRequest, Hop, find_chain, price
 from swarm.routing.latency import LatencyTable
+from swarm.routing.observed import ObservedPaces
 from swarm.routing.records import PeerRecord
 from swarm.routing.refresh import RecordSource, Refresher
 from swarm.routing.status import summarise
@@ -76,6 +77,7 @@ class Navigator:
         self._last_failure: dict[str, str] = {}
         self._latencies = LatencyTable()
         self._breaker = CircuitBreaker()
+        self._paces = ObservedPaces()
         self._refresher = Refresher(
             node.directory, model_uid, protocol=PROTOCOL_VERSION, period_s=config.refresh_s
         )
@@ -86,6 +88,7 @@ class Navigator:
         self.view = await self._refresher.refresh()
         self._latencies.publish(self.view.peers)
         self._latencies.retain({self._node.peer_id, *self.view.by_id})
+        self._paces.retain(self.view.by_id)
         await self._measure()
 
     async def run(self) -> None:
@@ -134,6 +137,17 @@ class Navigator:
         self._last_failure.pop(peer_id, None)
         self._breaker.record_success(peer_id)
 
+    def took(self, hop: Hop, tokens: int, seconds: float) -> None:
+        """This hop has done a step of `tokens` token rows, in so many seconds of its own."""
+        record = self.view.get(hop.peer_id)
+        if record is not None:
+            self._paces.observe(record, len(hop.span), tokens, seconds, _now_s())
+
+    def is_slow(self, peer_id: str) -> bool:
+        """Whether this peer is much slower now than it announces."""
+        record = self.view.get(peer_id)
+        return record is not None and self._paces.is_slow(record, _now_s())
+
     async def look(self) -> Outlook:
         """What is known now, without asking anybody."""
         self.view = self._refresher.view()
@@ -174,15 +188,32 @@ class Navigator:
         assert failure is not None
         raise failure
 
+    def price(self, hop: Hop, request: ChainWish) -> float | None:
+        """What one token through this hop of a running chain costs; None if the peer is not known any more.
+
+        Links that nobody has measured count as nothing: they work, and a guess is no reason to leave them.
+        """
+        record = self.view.get(hop.peer_id)
+        if record is None:
+            return None
+        wanted = self._chain_request(request, record.precision)
+        return price(hop, record, replace(wanted, links=_KnownLinks(self._latencies)))
+
     def still_serves(self, chain: Chain, request: ChainWish) -> bool:
-        """Whether every peer of an earlier chain can be used for this, as far as the picture says."""
+        """Whether every peer of an earlier chain can be used for this, as far as the picture says, and is not slow."""
         self.view = self._refresher.view()
         precision = chain.precision
         if request.precision not in (None, precision) or dtype_of(precision) != request.dtype:
             return False
         wanted = self._chain_request(request, precision)
         found = [(self.view.get(hop.peer_id), hop.span) for hop in chain.hops]
-        return all(r is not None and r.span.covers(span) and not wanted.objection(r) for r, span in found)
+        return all(
+            r is not None
+            and r.span.covers(span)
+            and r.peer_id not in wanted.measured
+            and not wanted.objection(r)
+            for r, span in found
+        )
 
     def _precisions(self, request: ChainWish) -> list[str]:
         """The precisions to try; at least one, so that the search can say what is missing."""
@@ -202,6 +233,7 @@ class Navigator:
             avoid=self._breaker.open_peers(_now_s()) | request.without,
             only=request.only,
             together=request.together or self.together,
+            measured=self._paces.stragglers(self.view.by_id, _now_s()),
         )
 
     def _check_size(self, span: Span, tokens: int) -> None:
@@ -241,6 +273,16 @@ class Navigator:
                     logger.warning("%s; waiting up to %.0f s for peers", told, left)
             await asyncio.sleep(min(POLL_S, left))
             await self.refresh()
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownLinks:
+    """A `LinkCost` of what is known alone."""
+
+    table: LatencyTable
+
+    def link_s(self, source: str, sink: str) -> float:
+        return self.table.known_s(source, sink) or 0.0
 
 
 def _now_s() -> float:

@@ -73,6 +73,11 @@ class Pace:
         elif tokens >= LEAST_TOKENS:
             self._token_s = _mix(self._token_s, hop_s / tokens)
 
+    @property
+    def token_s(self) -> float | None:
+        """What a token of a long piece takes on a hop, in seconds; None until it was measured."""
+        return self._token_s
+
     def chunk(self, tokens: int, rows: int, hops: int) -> int:
         """Positions per piece for a step of `tokens` positions in `rows` rows through `hops` hops."""
         fixed_tokens = UNKNOWN_FIXED_TOKENS

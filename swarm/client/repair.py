@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swarm.client.hop import RemoteHop, SessionShape
 from swarm.client.navigator import ChainWish
@@ -69,6 +69,9 @@ class Repairer:
     Args:
         on_leaving: called when the peer of one of them wants to leave.
         only: the only peers to use; None allows all.
+
+    Attributes:
+        left: peers that were left for better ones; chains of earlier sessions that go through them are not used.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Repairer:
         self._on_leaving = on_leaving
         self.dtype = dtype
         self.only = only
+        self.left: set[str] = set()
         self._broken_edges: set[tuple[str, str]] = set()
 
     async def mend_edge(self, hops: Sequence[RemoteHop], victim: RemoteHop, timeout_s: float) -> None:
@@ -118,7 +122,8 @@ class Repairer:
             only=self.only,
         )
         known = self._shared.routes.find(shape.prefix)
-        if known is not None and self._shared.navigator.still_serves(known, wish):
+        fresh = replace(wish, without=frozenset(self.left))
+        if known is not None and self._shared.navigator.still_serves(known, fresh):
             try:
                 return await self.open(known, shape, None, None)
             except PeerError:
@@ -142,15 +147,7 @@ class Repairer:
         after = hops[gap.last + 1] if gap.last + 1 < len(hops) else None
         if before is None and after is None:
             raise Rebuild
-        wish = ChainWish(
-            tokens=shape.tokens,
-            dtype=self.dtype,
-            source=before.peer_id if before else None,
-            sink=after.peer_id if after else None,
-            precision=hops[0].precision,
-            coding=shape.coding,
-            only=self.only,
-        )
+        wish = self.wish(hops, gap.first, gap.last, shape)
         chain = await self._shared.navigator.wait_for_plan(gap.span(hops), wish, give_up_s)
         new = await self.open(chain, shape, before, after)
         repaired = [*hops[: gap.first], *new, *hops[gap.last + 1 :]]
@@ -163,6 +160,26 @@ class Repairer:
             await self.dismiss(new)
             raise
         return repaired
+
+    def wish(
+        self,
+        hops: Sequence[RemoteHop],
+        first: int,
+        last: int,
+        shape: SessionShape,
+        without: frozenset[str] = frozenset(),
+    ) -> ChainWish:
+        """What is wanted in the place of `hops[first : last + 1]`."""
+        return ChainWish(
+            tokens=shape.tokens,
+            dtype=self.dtype,
+            source=hops[first - 1].peer_id if first else None,
+            sink=hops[last + 1].peer_id if last + 1 < len(hops) else None,
+            precision=hops[first].precision,
+            coding=shape.coding,
+            only=self.only,
+            without=without,
+        )
 
     async def open(
         self, chain: Chain, shape: SessionShape, before: RemoteHop | None, after: RemoteHop | None

@@ -12,6 +12,7 @@ class ClientStats:
     Attributes:
         steps: steps that were answered.
         failovers: repairs of a chain that had answered before.
+        replans: hops that were left because others were clearly better for their layers.
         handovers: hops whose state went from a peer that left to another one; nothing is computed again for that.
         replayed_tokens: positions sent again into replacements.
         drafted_tokens, accepted_tokens: of speculative decoding.
@@ -21,6 +22,7 @@ class ClientStats:
 
     steps: int = 0
     failovers: int = 0
+    replans: int = 0
     handovers: int = 0
     replayed_tokens: int = 0
     stalled_s: float = 0.0
