@@ -13,10 +13,17 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 def start_logging(debug: bool) -> None:
     """Warnings as lines like the errors of `failure.py`; everything, with its origin, if `debug`."""
     logging.addLevelName(logging.WARNING, "warning")
+    logging.addLevelName(logging.INFO, "info")
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s" if debug else "%(levelname)s: %(message)s",
     )
+
+
+def tell_decisions() -> None:
+    """Log where a peer goes and why, beside warnings."""
+    for name in ("swarm.peer.balancer", "swarm.peer.life"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def log_as_json() -> None:

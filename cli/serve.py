@@ -11,6 +11,7 @@ import typer
 
 from swarm.cli.claimed_identity import claimed_identity
 from swarm.cli.event_loop import run_async
+from swarm.cli.logs import tell_decisions
 from swarm.cli.options import command_of
 from swarm.cli.ready_file import clear_ready_file
 from swarm.cli.serve_settings import ServeSettings
@@ -27,10 +28,11 @@ def serve(settings: ServeSettings) -> None:
     Without --peers this starts a new swarm; it prints the line with which others join.
     """
     settings.start_log()
+    tell_decisions()
     clear_ready_file(settings.ready_file)
     with claimed_identity(settings.identity) as identity:
         config = settings.peer_config(identity)
-        if sys.stderr.isatty():  # in a log or a script, errors alone stand on stderr
+        if sys.stderr.isatty():  # in a log or a script, errors and decisions alone stand on stderr
             typer.echo(f"Loading {config.model.name} ...", err=True)
         with lasting("torch"):
             from swarm.peer.server import serve as serve_peer  # imports torch and transformers: seconds

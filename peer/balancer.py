@@ -70,6 +70,7 @@ class Balancer:
         self._settle_s = config.settle_s
         self._dice = dice or Random()
         self._sleep = sleep
+        self._told = ""
 
     async def run(self) -> None:
         """For ever; what fails in a review is tried again in the next one, a move that fails ends the peer."""
@@ -78,9 +79,15 @@ class Balancer:
             if board.find(self._peer.peer_id) is None:
                 continue  # its own announcement has not come round
             decision = review(board, self._peer.peer_id, self._goal, now)
-            logger.info("%s", decision)
+            self._tell(decision)
             if decision.action is Action.MOVE and await self._holds(decision.span):
                 await self._peer.move(decision)
+
+    def _tell(self, decision: Decision) -> None:
+        """Log a decision; that it stays for the same reason only once."""
+        if (told := str(decision)) != self._told:
+            logger.info("%s", told)
+        self._told = told
 
     async def _wait_for_review(self) -> tuple[Board, float]:
         """The board at the next regular review, or soon after it has become urgent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -82,8 +83,10 @@ def test_a_planned_move_changes_no_token_and_computes_nothing_again(swarm: Local
 
     with SwarmModel.from_pretrained("demo", peers=gateway) as model:
         found = generate(model, "greedy", NEW_TOKENS, KILL_AT, crowd)
+        assert re.search(r"info: moved 4:8 -> \d:\d: weakest layer \d at \S+ tok/s, gain", mover.log)
         stats = model.stats
-        assert (stats.handovers, stats.failovers, stats.replayed_tokens) == (1, 0, 0)
+        assert stats.handovers >= 1  # it may go by way of other places, as its neighbours come one by one
+        assert (stats.failovers, stats.replayed_tokens) == (0, 0)
     assert torch.equal(found, generate(local, "greedy", NEW_TOKENS))
     assert wait_all_free(gateway)
 
