@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from swarm.core.span import Span
 from swarm.gateway.sight import Sight
-from swarm.routing.records import PeerState
-from swarm.routing.status import PeerRow
+from swarm.routing.happenings import happenings
 
 Kind = Literal[
     "joined",
@@ -63,23 +62,14 @@ def changes(before: Sight, after: Sight) -> list[Change]:
 
 
 def _of_peers(before: Sight, after: Sight) -> Iterator[Change]:
-    old, new = ({row.peer_id: row for row in sight.outlook.report.peers} for sight in (before, after))
+    for done in happenings(before.outlook.report, after.outlook.report):
+        yield Change(done.deed, done.peer.peer_id, done.peer.name, done.peer.span, done.before)
     was_failing, is_failing = before.outlook.failing, after.outlook.failing
-    for peer_id, row in new.items():
-        known = old.get(peer_id)
-        if known is None:
-            yield _about(row, "joined")
-        elif known.span != row.span:
-            yield Change("moved", peer_id, row.name, row.span, known.span)
-        if row.state is PeerState.DRAINING and (known is None or known.state is not PeerState.DRAINING):
-            yield _about(row, "draining")
-        if peer_id in is_failing and peer_id not in was_failing:
-            yield _about(row, "failing", is_failing[peer_id])
-        elif peer_id in was_failing and peer_id not in is_failing:
-            yield _about(row, "recovered")
-    for peer_id, row in old.items():
-        if peer_id not in new:
-            yield _about(row, "left")
+    for row in after.outlook.report.peers:
+        if row.peer_id in is_failing and row.peer_id not in was_failing:
+            yield Change("failing", row.peer_id, row.name, row.span, reason=is_failing[row.peer_id])
+        elif row.peer_id in was_failing and row.peer_id not in is_failing:
+            yield Change("recovered", row.peer_id, row.name, row.span)
 
 
 def _of_answers(before: Sight, after: Sight) -> Iterator[Change]:
@@ -95,10 +85,6 @@ def _of_swarm(before: Sight, after: Sight) -> Iterator[Change]:
         yield Change("broken", layers=now.missing[0] if now.missing else None)
     elif now.complete and not was.complete:
         yield Change("complete")
-
-
-def _about(row: PeerRow, kind: Kind, reason: str = "") -> Change:
-    return Change(kind, row.peer_id, row.name, row.span, reason=reason)
 
 
 def _pair(span: Span | None) -> list[int] | None:
