@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+LONGEST_END_S = 1.0
 Done = Callable[[Any, BaseException | None], None]
 
 
@@ -62,8 +63,12 @@ class Executor:
         return future
 
     def stop(self) -> None:
-        """End the thread after the work it has; does not wait for it."""
+        """End the thread after the work it has, and wait for that, but not for work that takes long.
+
+        A thread that still computes when the interpreter ends aborts the process.
+        """
         self._work.put(None)
+        self._thread.join(LONGEST_END_S)
 
     def _loop(self) -> None:
         while (work := self._work.get()) is not None:

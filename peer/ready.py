@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ReadyInfo:
-    """A serving node; `model` and `span` (as `A:B`) are None for a bootstrap node, `metrics` is a URL."""
+    """A serving node; `model` and `span` (as `A:B`) are None for a bootstrap node, `metrics` is a URL, if there is one."""
 
     peer_id: str
     addresses: tuple[str, ...]
@@ -23,5 +23,8 @@ class ReadyInfo:
 def write_ready_file(path: Path, info: ReadyInfo) -> None:
     """Write `info` as JSON in one atomic step, so that a reader sees all of it or nothing."""
     draft = path.with_name(f".{path.name}.{info.pid}")
-    draft.write_text(json.dumps({**asdict(info), "addresses": list(info.addresses)}) + "\n", encoding="utf-8")
+    fields = {**asdict(info), "addresses": list(info.addresses)}
+    if info.metrics is None:
+        del fields["metrics"]
+    draft.write_text(json.dumps(fields) + "\n", encoding="utf-8")
     os.replace(draft, path)
