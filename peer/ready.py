@@ -10,7 +10,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ReadyInfo:
-    """A serving node; `model` and `span` (as `A:B`) are None for a bootstrap node, `metrics` is a URL, if there is one."""
+    """A serving node; `model` and `span` (as `A:B`) are None for a bootstrap node.
+
+    `metrics` is the URL of its page for Prometheus, if it has one.
+    """
 
     peer_id: str
     addresses: tuple[str, ...]
