@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from swarm.peer.scheduler import LEAST_PORTION
 
-STRETCH = 1.6
+STRETCH = 1.4
 RECENTLY_S = 1.0  # who decoded within this time will decode again
 LATELY_S = 10.0  # what decode steps took before that says little of what they would take now
 _MEMORY = 0.9
