@@ -158,8 +158,10 @@ def _cheapest_in(precision: str, usable: list[PeerRecord], span: Span, request: 
 
 
 def _terrain(peers: list[PeerRecord], span: Span, request: ChainRequest) -> Terrain:
-    ids = [record.peer_id for record in peers]
-    link_s = request.links.link_s
+    everyone = np.arange(len(peers))
+    names = {record.peer_id: n for n, record in enumerate(peers)}
+    source, sink = (names.setdefault(end, len(names)) for end in (request.source, request.sink))
+    links = _links(list(names), request.links)
     layers = np.arange(span.start, span.end)[:, None]
     starts, ends = np.array([r.start for r in peers]), np.array([r.end for r in peers])
     room = np.array([r.free_tokens for r in peers])
@@ -170,9 +172,9 @@ def _terrain(peers: list[PeerRecord], span: Span, request: ChainRequest) -> Terr
         serves=(starts <= layers) & (layers < ends),
         layer_s=layer_s,
         queue_s=visit_s,
-        links=_links(ids, request.links),
-        from_source_s=np.array([link_s(request.source, peer) for peer in ids]),
-        to_sink_s=np.array([link_s(peer, request.sink) for peer in ids]),
+        links=links,
+        from_source_s=links.between(np.full(len(peers), source), everyone),
+        to_sink_s=links.between(everyone, np.full(len(peers), sink)),
         visits=room // max(request.tokens, 1),
         enterable=np.array([_may_enter(layer, request.together) for layer in range(span.start, span.end)]),
     )

@@ -17,6 +17,7 @@ SMOOTHING = 0.25
 MAX_LINK_S = 3600.0
 TRUSTED_ERROR = 0.5  # coordinates that are farther off predict nothing
 MOST_PREDICTED = 256  # pairs are predicted one by one, which larger searches have no time for
+MOST_DENSE = 2048  # pairs are written out, 32 MiB of them; beyond, only those of which something is known
 _MICROSECOND_DIGITS = 6
 
 _Pairs = tuple[Indices, Indices, Floats]  # source, sink, seconds
@@ -89,21 +90,22 @@ class LatencyTable:
         index = {peer: i for i, peer in enumerate(peers)}
         pairs = zip(self._claimed(index), self._observed(index), strict=True)
         sources, sinks, seconds = (np.concatenate(parts) for parts in pairs)
-        if len(peers) > MOST_PREDICTED or not self._places.keys() & index.keys():
+        if len(peers) > MOST_DENSE:
             return SparseLinks.of(len(peers), (sources, sinks, seconds), self._default_s)
-        predicted = self._predicted(index)
-        predicted[sources, sinks] = seconds
-        return DenseLinks(predicted)
+        dense = self._predicted(index)
+        dense[sources, sinks] = seconds
+        np.fill_diagonal(dense, 0.0)  # whatever a peer claims about itself
+        return DenseLinks(dense)
 
     def _predicted(self, index: dict[str, int]) -> Floats:
         """`[from, to]` what coordinates say, and the default where there are none."""
-        placed = [(i, self._places[peer]) for peer, i in index.items() if peer in self._places]
-        rows = np.array([i for i, _ in placed], np.int64)
-        x, y, height = np.array([(p.x_s, p.y_s, p.height_s) for _, p in placed]).T
-        flat = np.hypot(x[:, None] - x, y[:, None] - y)
         seconds = np.full((len(index), len(index)), self._default_s)
-        seconds[np.ix_(rows, rows)] = (flat + (height[:, None] + height)) / 2
-        np.fill_diagonal(seconds, 0.0)
+        placed = [(i, self._places[peer]) for peer, i in index.items() if peer in self._places]
+        if placed and len(index) <= MOST_PREDICTED:
+            rows = np.array([i for i, _ in placed], np.int64)
+            x, y, height = np.array([(p.x_s, p.y_s, p.height_s) for _, p in placed]).T
+            flat = np.hypot(x[:, None] - x, y[:, None] - y)
+            seconds[np.ix_(rows, rows)] = (flat + (height[:, None] + height)) / 2
         return seconds
 
     def _claimed(self, index: dict[str, int]) -> _Pairs:
@@ -115,16 +117,11 @@ class LatencyTable:
         names = chain.from_iterable(links for _, links in published)
         sink = np.fromiter(map(index.get, names, repeat(-1)), np.int64, count)
         seconds = np.fromiter(chain.from_iterable(links.values() for _, links in published), float, count)
-        known = sink >= 0
-        source, sink, seconds = source[known], sink[known], seconds[known]
-        order = np.argsort(seconds, kind="stable")
-        order = np.repeat(order, 2)
-        there = np.arange(len(order)) % 2 == 0
-        return (
-            np.where(there, source[order], sink[order]),
-            np.where(there, sink[order], source[order]),
-            seconds[order],
-        )
+        order = np.argsort(seconds)
+        order = order[sink[order] >= 0]
+        source, sink = source[order], sink[order]
+        there, back = np.column_stack((source, sink)), np.column_stack((sink, source))
+        return there.ravel(), back.ravel(), seconds[order].repeat(2)
 
     def _observed(self, index: dict[str, int]) -> _Pairs:
         """Own measurements, those in the other direction before those in this one."""

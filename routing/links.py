@@ -16,10 +16,6 @@ Indices = NDArray[np.int64]
 class Links(Protocol):
     """One-way seconds between numbered peers, 0 from a peer to itself."""
 
-    @property
-    def least_s(self) -> float:
-        """No two peers are nearer to each other than this."""
-
     def between(self, sources: Indices, sinks: Indices, /) -> Floats:
         """Seconds from each source to the sink at the same place."""
 
@@ -36,18 +32,16 @@ class DenseLinks:
 
     seconds: Floats
 
-    @cached_property
-    def least_s(self) -> float:
-        """See `Links`."""
-        return float(self.seconds[~np.eye(len(self.seconds), dtype=bool)].min(initial=np.inf))
-
     def between(self, sources: Indices, sinks: Indices) -> Floats:
         """See `Links`."""
         return np.asarray(self.seconds[sources, sinks])
 
     def nearest(self, sources: Indices, at_s: Floats, sinks: Indices) -> tuple[Indices, Floats]:
         """See `Links`."""
-        through = self.seconds[np.ix_(sources, sinks)] + at_s[:, None]
+        through = self.seconds.take(
+            sources[:, None] * len(self.seconds) + sinks
+        )  # faster than by two indices
+        through += at_s[:, None]
         place = through.argmin(axis=0)
         return place, np.asarray(through[place, np.arange(len(sinks))])
 
@@ -75,11 +69,6 @@ class SparseLinks:
         order = np.argsort(keys, kind="stable")
         last = order[np.append(np.diff(keys[order]) != 0, True)]
         return cls(count, default_s, keys[last], seconds[last])
-
-    @cached_property
-    def least_s(self) -> float:
-        """See `Links`."""
-        return float(self.seconds[self._sources != self._sinks].min(initial=self.default_s))
 
     def between(self, sources: Indices, sinks: Indices) -> Floats:
         """See `Links`."""

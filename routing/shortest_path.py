@@ -2,6 +2,7 @@
 
 Axes: L layers of the wanted span, P peers. The nodes of the graph are (peer, boundary): one pass from front to back
 relaxes all of them (dynamic programming over a DAG), at most L * P^2 steps, vectorised over P^2.
+Nothing is pruned: links that nobody measured make every bound so low that it excludes next to no peer.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ Mask = NDArray[np.bool_]
 MAX_SEARCHES = 64
 # breaks ties in favour of fewer visits; far below anything that can be measured
 _VISIT_S = 1e-9
-_SKETCH_WIDTH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,75 +99,30 @@ def cheapest_path(terrain: Terrain) -> Path | None:
 
 
 def _relaxed_path(terrain: Terrain, serves: Mask) -> Path | None:
-    """The cheapest path if every peer had room for any number of visits.
-
-    A narrow first sweep finds some path; the second one is exact, and leaves out whatever cannot beat that path.
-    """
+    """The cheapest path if every peer had room for any number of visits, or None if there is none."""
     if not serves.any(axis=1).all():
         return None
-    ahead_s = _least_ahead(terrain, serves)
-    sketch = _sweep(terrain, serves, ahead_s, width=_SKETCH_WIDTH)
-    slack_s = 2 * _VISIT_S * len(serves)
-    ceiling_s = np.inf if sketch is None else terrain.cost(sketch) * (1 + 1e-9) + slack_s
-    return _sweep(terrain, serves, ahead_s, width=len(terrain.layer_s), ceiling_s=ceiling_s)
-
-
-def _sweep(
-    terrain: Terrain, serves: Mask, ahead_s: Floats, *, width: int, ceiling_s: float = np.inf
-) -> Path | None:
-    """The cheapest path of at most `ceiling_s` among the `width` most promising peers of each boundary, if any."""
     entry_s = terrain.queue_s + _VISIT_S
     came_from = np.full(serves.shape, -1, dtype=np.int64)
-    reached = np.flatnonzero(serves[0])
-    at = (terrain.from_source_s + entry_s + terrain.layer_s)[reached]
-    stayed = np.full(serves.shape[1], np.inf)
+    here = np.flatnonzero(serves[0])
+    at = (terrain.from_source_s + entry_s + terrain.layer_s)[here]
+    staying = np.full(serves.shape[1], np.inf)
     for layer in range(1, len(serves)):
-        kept = _promising(at + ahead_s[layer, reached], width, ceiling_s)
-        if not kept.size:
-            return None
-        reached, at = reached[kept], at[kept]
-        stayed[reached] = at
-        soonest = np.minimum(stayed, at.min() + terrain.links.least_s + entry_s) + terrain.layer_s
-        here = np.flatnonzero(serves[layer] & (soonest + ahead_s[layer + 1] <= ceiling_s))
-        entered = np.full(here.size, np.inf)
-        previous = np.zeros(here.size, dtype=np.int64)
+        before, here = here, np.flatnonzero(serves[layer])
+        staying[before] = at
+        begins, previous = staying[here], here
+        staying[before] = np.inf
         if terrain.enterable[layer]:
-            previous, entered = terrain.links.nearest(reached, at, here)
+            place, entered = terrain.links.nearest(before, at, here)
             entered += entry_s[here]
-        stays = stayed[here] <= entered
-        came_from[layer, here] = np.where(stays, here, reached[previous])
-        at = np.minimum(stayed[here], entered) + terrain.layer_s[here]
-        stayed[reached] = np.inf
-        reached = here
-    if not reached.size:
-        return None
-    total = at + terrain.to_sink_s[reached]
+            previous = np.where(begins <= entered, here, before[place])
+            begins = np.minimum(begins, entered)
+        came_from[layer, here] = previous
+        at = begins + terrain.layer_s[here]
+    total = at + terrain.to_sink_s[here]
     if not np.isfinite(total.min()):
         return None
-    return _trace_back(came_from, int(reached[total.argmin()]))
-
-
-def _least_ahead(terrain: Terrain, serves: Mask) -> Floats:
-    """`[L + 1, P]` what the layers from here to the end cost at least, for who has just left this peer or stays.
-
-    The true cost, if all links were as short as the shortest one.
-    """
-    ahead = np.empty((len(serves) + 1, serves.shape[1]))
-    ahead[-1] = terrain.to_sink_s
-    entry_s = terrain.queue_s + _VISIT_S
-    for layer in range(len(serves) - 1, -1, -1):
-        here = np.where(serves[layer], terrain.layer_s + ahead[layer + 1], np.inf)
-        enters = (entry_s + here).min() + terrain.links.least_s if terrain.enterable[layer] else np.inf
-        ahead[layer] = np.minimum(here, enters)
-    return ahead
-
-
-def _promising(expected_s: Floats, width: int, ceiling_s: float) -> NDArray[np.int64]:
-    """Positions in `expected_s` of what may still be on the cheapest path, ascending."""
-    kept = np.flatnonzero(expected_s <= ceiling_s)
-    if kept.size > width:
-        kept = np.sort(kept[np.argpartition(expected_s[kept], width)[:width]])
-    return kept
+    return _trace_back(came_from, int(here[total.argmin()]))
 
 
 def _trace_back(came_from: NDArray[np.int64], last: int) -> Path:
