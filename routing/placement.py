@@ -25,6 +25,11 @@ class Newcomer:
 
 
 def join(board: Board, newcomer: Newcomer, *, replicas: int = 1) -> Decision:
+    """That this peer goes to its `place`, with what that does for the swarm. Raises what `place` does."""
+    return _joined(board, place(board, newcomer, replicas=replicas))
+
+
+def place(board: Board, newcomer: Newcomer, *, replicas: int = 1) -> Seat:
     """The `capacity` consecutive layers (all, if there are fewer) where this peer raises the throughput most.
 
     In this order: most layers that nobody has; most layers with fewer than `replicas` peers; most of the peer's speed
@@ -50,11 +55,16 @@ def join(board: Board, newcomer: Newcomer, *, replicas: int = 1) -> Decision:
     served = np.sort(board.layer_rates[windows], axis=1)
     order = np.lexsort((starts, *served.T[::-1], -np.round(used / speed, 2), -thin, -missing))
     start = int(starts[order[0]])
-    return _joined(board, Seat(newcomer.peer_id, Span(start, start + length), speed, ready=False))
+    return Seat(newcomer.peer_id, Span(start, start + length), speed, ready=False)
 
 
 def settle(board: Board, peer_id: str, *, replicas: int = 1) -> Decision:
-    """Whether a place that was claimed, and not loaded yet, is still the right one after others have claimed as well.
+    """Whether a place that was claimed, and not loaded yet, is still the right one after others have claimed as well."""
+    return join(*claim(board, peer_id), replicas=replicas)
+
+
+def claim(board: Board, peer_id: str) -> tuple[Board, Newcomer]:
+    """What a peer that has claimed a place chooses it by again: those who count before it, and itself as a newcomer.
 
     Of peers that are on their way at the same time, each gives way to those before it in `precedence`, so that not all
     of them keep the same hole.
@@ -65,8 +75,7 @@ def settle(board: Board, peer_id: str, *, replicas: int = 1) -> Decision:
         for seat in board.seats
         if seat.ready or (seat != own and precedence(seat.peer_id) < precedence(peer_id))
     )
-    rivals = replace(board, seats=before)
-    return join(rivals, Newcomer(peer_id, len(own.span), own.speed), replicas=replicas)
+    return replace(board, seats=before), Newcomer(peer_id, len(own.span), own.speed)
 
 
 def precedence(peer_id: str, epoch: int = 0) -> bytes:

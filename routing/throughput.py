@@ -26,10 +26,9 @@ _ROUNDING = 1e-12
 
 def inside(spans: Sequence[Span], speeds: Sequence[float], n_layers: int) -> Floats:
     """`[L + 1, L + 1]` total speed of the peers whose span lies inside of `[a, b)`."""
-    grid = np.zeros((n_layers + 1, n_layers + 1))
-    if spans:
-        starts, ends = np.array([(span.start, span.end) for span in spans]).T
-        np.add.at(grid, (starts, ends), speeds)
+    size = n_layers + 1
+    places = [span.start * size + span.end for span in spans]
+    grid = np.bincount(np.array(places, dtype=np.int64), speeds, size * size).reshape(size, size)
     return np.asarray(grid[::-1].cumsum(axis=0)[::-1].cumsum(axis=1))
 
 
@@ -123,12 +122,14 @@ def _surplus(grid: Floats, rate: float) -> Floats:
 
 def _best_in_front(surplus: Floats) -> Floats:
     """`[.., L + 1]` the largest surplus of disjoint gaps in front of each boundary."""
-    n = surplus.shape[-1]
     best = np.zeros(surplus.shape[:-1])
-    for b in range(1, n):
-        here = (best[..., :b] + surplus[..., :b, b]).max(axis=-1)
-        best[..., b] = np.maximum(here, best[..., b - 1])
-    return best
+    helps = (surplus > 0) & np.tri(surplus.shape[-1], k=-1, dtype=bool).T
+    begins = helps.reshape(-1, *surplus.shape[-2:]).any(axis=(0, 2))  # in a balanced swarm few gaps help
+    for a in np.flatnonzero(begins):
+        front = best[..., : a + 1].max(axis=-1, keepdims=True)
+        behind = best[..., a + 1 :]
+        np.maximum(behind, front + surplus[..., a, a + 1 :], out=behind)
+    return np.maximum.accumulate(best, axis=-1)
 
 
 def best_tokens_per_s(speeds: Sequence[float], lengths: Sequence[int], n_layers: int) -> float:

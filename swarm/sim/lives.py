@@ -40,7 +40,7 @@ class Lives:
 
     def slow(self, peer: SimPeer, factor: float) -> None:
         """From now on this peer runs at this part of its speed."""
-        peer.slowdown = factor
+        peer.speed = peer.traits.speed * factor
         self._world.changed()
 
     def leave(self, peer: SimPeer, *, crashed: bool) -> None:

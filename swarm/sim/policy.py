@@ -9,7 +9,7 @@ import numpy as np
 from swarm.core.span import Span
 from swarm.routing.balance import EPOCH_S, Goal, Move, decide, is_urgent, plan_moves, review_delay_s
 from swarm.routing.decision import Action
-from swarm.routing.placement import Newcomer, join, settle
+from swarm.routing.placement import Newcomer, claim, place
 from swarm.routing.seats import Board
 from swarm.sim.petals import Petals
 
@@ -50,10 +50,10 @@ class Ours:
         return 0.0
 
     def join(self, board: Board, newcomer: Newcomer, rng: np.random.Generator) -> Span:
-        return join(board, newcomer, replicas=self._goal.replicas).span
+        return place(board, newcomer, replicas=self._goal.replicas).span
 
     def settle(self, board: Board, peer_id: str) -> Span:
-        return settle(board, peer_id, replicas=self._goal.replicas).span
+        return place(*claim(board, peer_id), replicas=self._goal.replicas).span
 
     def is_urgent(self, board: Board) -> bool:
         return is_urgent(board, self._goal)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarm.core.span import Span
 from swarm.routing.seats import Seat
@@ -20,19 +20,18 @@ class SimPeer:
     span: Span
     ready: bool = False
     was_ready: bool = False
-    slowdown: float = 1.0
     announced: float = 0.0
     loads: int = 0  # how often it began to load: an older load that ends is no longer of interest
     reviews: int = 0  # likewise of reviews
+    speed: float = field(init=False)  # layers x tokens per second at this moment
+    _seat: Seat | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.speed = self.traits.speed
 
     @property
     def peer_id(self) -> str:
         return self.traits.peer_id
-
-    @property
-    def speed(self) -> float:
-        """Layers x tokens per second at this moment."""
-        return self.traits.speed * self.slowdown
 
     def measure(self) -> bool:
         """Let the announced speed follow the true one; whether it changed."""
@@ -43,7 +42,11 @@ class SimPeer:
 
     def seat(self) -> Seat:
         """What its record says."""
-        return Seat(self.peer_id, self.span, self.announced, ready=self.ready, load_s=self.traits.load_s)
+        known = self._seat
+        if known is None or (known.span, known.speed, known.ready) != (self.span, self.announced, self.ready):
+            known = Seat(self.peer_id, self.span, self.announced, ready=self.ready, load_s=self.traits.load_s)
+            self._seat = known
+        return known
 
 
 class World:
