@@ -82,7 +82,8 @@ class SparseLinks:
         column[sinks] = np.arange(len(sinks))
         rows, pairs = self._pairs_from(sources)
         to = column[self._sinks[pairs]]
-        rows, pairs, to = rows[to >= 0], pairs[to >= 0], to[to >= 0]
+        led = np.flatnonzero(to >= 0)
+        rows, pairs, to = rows[led], pairs[led], to[led]
         known = at_s[rows] + self.seconds[pairs]
         soonest = np.full(len(sinks), np.inf)
         np.minimum.at(soonest, to, known)

@@ -59,7 +59,7 @@ def place(board: Board, newcomer: Newcomer, *, replicas: int = 1) -> Seat:
 
 
 def settle(board: Board, peer_id: str, *, replicas: int = 1) -> Decision:
-    """Whether a place that was claimed, and not loaded yet, is still the right one after others have claimed as well."""
+    """Whether a place that was claimed, and not loaded yet, is still right after others have claimed as well."""
     return join(*claim(board, peer_id), replicas=replicas)
 
 

@@ -16,25 +16,27 @@ _COLUMNS = 2
 
 
 def draw(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Draw runs of the smallest swarm, first seed, over time; below them, means over the seeds for each policy.
+    """Draw runs of the smallest swarm, first seed, over time; below them, means over the seeds, a row for each size.
 
     Raises:
         ConfigError: the file cannot be written.
     """
     from matplotlib.figure import Figure as Picture  # without pyplot: needs no display and leaves no state
 
-    few = min(one.peers for one in outcomes)
-    shown = [one for one in outcomes if one.peers == few]
+    sizes = sorted({one.peers for one in outcomes})
     names = list(dict.fromkeys(one.scenario for one in outcomes))
-    rows = -(-len(names) // _COLUMNS) + 1
-    picture: Any = Picture(figsize=(10, 2.4 * rows), layout="constrained")
-    axes = picture.subplots(rows, _COLUMNS, squeeze=False)
-    for axis, name in zip(axes[:-1].flat, names, strict=False):
-        _story(axis, [one for one in shown if one.scenario == name and one.seed == 0])
-    for axis in list(axes[:-1].flat)[len(names) :]:
+    rows = -(-len(names) // _COLUMNS)
+    picture: Any = Picture(figsize=(10, 2.4 * (rows + len(sizes))), layout="constrained")
+    axes = picture.subplots(rows + len(sizes), _COLUMNS, squeeze=False)
+    stories = [one for one in outcomes if one.peers == sizes[0] and one.seed == 0]
+    for axis, name in zip(axes[:rows].flat, names, strict=False):
+        _story(axis, [one for one in stories if one.scenario == name])
+    for axis in list(axes[:rows].flat)[len(names) :]:
         axis.set_visible(False)
-    _bars(axes[-1, 0], shown, names, "ratio", f"served / best, {few} peers")
-    _bars(axes[-1, 1], shown, names, "moves_per_hour", "moves per peer and hour")
+    for (served, moves), size in zip(axes[rows:], sizes, strict=True):
+        shown = [one for one in outcomes if one.peers == size]
+        _bars(served, shown, names, "ratio", f"served / best, {size} peers")
+        _bars(moves, shown, names, "moves_per_hour", f"moves per peer and hour, {size} peers")
     axes[0, 0].legend(fontsize=7, loc="lower right")
     try:
         picture.savefig(path, dpi=80)
