@@ -28,7 +28,8 @@ def inside(spans: Sequence[Span], speeds: Sequence[float], n_layers: int) -> Flo
     """`[L + 1, L + 1]` total speed of the peers whose span lies inside of `[a, b)`."""
     size = n_layers + 1
     places = [span.start * size + span.end for span in spans]
-    grid = np.bincount(np.array(places, dtype=np.int64), speeds, size * size).reshape(size, size)
+    here = np.bincount(np.array(places, dtype=np.int64), speeds, size * size)
+    grid = here.astype(float).reshape(size, size)  # of no peers, bincount makes integers
     return np.asarray(grid[::-1].cumsum(axis=0)[::-1].cumsum(axis=1))
 
 
