@@ -152,6 +152,10 @@ class ServeSettings(LimitSettings, ModelSettings, LogSettings):
     max_layers: Annotated[
         Count | None, Shown(default="what fits"), Field(description="With --layers auto, at most so many.")
     ] = None
+    layers_file: Annotated[
+        File | None,
+        Field(description="With --layers A:B, move to as many other layers when they are written here."),
+    ] = None
     balance: Annotated[
         Switch, Field(description="With --layers auto, move to other layers when the swarm needs it.")
     ] = _BALANCE.moves
@@ -189,6 +193,12 @@ class ServeSettings(LimitSettings, ModelSettings, LogSettings):
         Shown("IP"),
         Field(description="Interface for it; whoever reaches it may read, there are no keys."),
     ] = "127.0.0.1"
+    slowdown_file: Annotated[
+        File | None,
+        Field(
+            description="For tests: computing takes as many times as long as the number in this file says."
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _options_agree(self) -> Self:
@@ -198,6 +208,8 @@ class ServeSettings(LimitSettings, ModelSettings, LogSettings):
             )
         if self.layers is not None and self.max_layers is not None:
             raise ValueError(f"--max-layers {self.max_layers} is for --layers auto, not for {self.layers}")
+        if self.layers is None and self.layers_file is not None:
+            raise ValueError("--layers-file is for --layers A:B, not for --layers auto")
         if self.threads and self.device.startswith(("cuda", "mps")):
             raise ValueError(f"--threads is for --device cpu, and contradicts --device {self.device}")
         return self
@@ -220,4 +232,6 @@ class ServeSettings(LimitSettings, ModelSettings, LogSettings):
             metrics=None
             if self.metrics_port is None
             else MetricsConfig(self.metrics_host, self.metrics_port),
+            layers_file=self.layers_file,
+            slowdown_file=self.slowdown_file,
         )

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from swarm.core.config import CODINGS
-from swarm.core.errors import ModelError, SwarmError
+from swarm.core.errors import SwarmError
 from swarm.core.span import Span
 from swarm.core.version import VERSION
 from swarm.peer.announcer import Announcer
 from swarm.peer.balancer import Balancer
+from swarm.peer.orders import Orders
 from swarm.peer.position import Position
 from swarm.peer.ready import ReadyInfo, write_ready_file
 from swarm.peer.stint import NO_LAYERS, Layers, Stint, Workshop
@@ -36,7 +37,7 @@ HOLE_DRAIN_S = 5.0  # sessions that wait for missing layers do not end by themse
 
 
 class Life:
-    """What a peer does and announces; a `Movable`. For the event loop only."""
+    """What a peer does and announces; a `Movable` and `Orderable`. For the event loop only."""
 
     def __init__(self, shop: Workshop) -> None:
         self._shop = shop
@@ -89,7 +90,10 @@ class Life:
             self._position.learn(links, view.by_id)
 
     async def _balance(self) -> None:
-        if self._may_move:
+        file = self._config.layers_file
+        if file is not None:
+            await Orders(file, self, self._shop.source.n_layers).run()
+        elif self._may_move:
             await Balancer(self, self._config.balance).run()
 
     @property
@@ -173,26 +177,41 @@ class Life:
         await self._announcer.announce(PeerState.ONLINE)
 
     async def move(self, decision: Decision) -> None:
-        """Hand the sessions over, load the claimed span and serve there; back to the old one if it cannot be loaded.
+        """As `go`; where nothing is served, sessions are not waited for."""
+        drain_s = self._config.limits.drain_s
+        await self._go(decision.span, drain_s if decision.tokens_per_s > 0 else min(drain_s, HOLE_DRAIN_S))
+
+    async def go(self, span: Span) -> None:
+        """Hand the sessions over, load `span` and serve there; back to the old one if it cannot be served.
 
         Raises:
-            SwarmError: if neither can be loaded.
+            SwarmError: if neither can be served.
         """
+        before = self._span
+        await self._go(span, self._config.limits.drain_s)
+        if self._span == span:
+            logger.info("moved %s -> %s: told so by %s", before, span, self._config.layers_file)
+
+    async def _go(self, span: Span, drain_s: float) -> None:
         stint = self._stint
         assert stint is not None, "a peer that moves serves"
-        drain_s = self._config.limits.drain_s
-        await stint.drain(drain_s if decision.tokens_per_s > 0 else min(drain_s, HOLE_DRAIN_S))
+        await stint.drain(drain_s)
         self._speed_s = stint.seconds_per_layer
-        self._stint = None
-        held = _part(stint.end(), decision.span)  # the other layers go before new ones come
-        origin, self._span, self._claim = self._span, decision.span, None
+        origin, self._claim = self._span, None
+        held = self._end_stint(span)
         try:
-            await self._serve_at(decision.span, held)
-        except ModelError as error:
-            logger.error("layers %s cannot be served (%s): back to %s", decision.span, error, origin)
-            await self._serve_at(origin, held)
+            await self._serve_at(span, held)
+        except SwarmError as error:
+            logger.error("layers %s cannot be served (%s): back to %s", span, error, origin)
+            await self._serve_at(origin, held if self._stint is None else self._end_stint(origin))
         else:
             self._shop.watch.tally.moves += 1
+
+    def _end_stint(self, span: Span) -> Layers:
+        """Give up what is served; what it has of `span`. The other layers go before new ones come."""
+        stint, self._stint = self._stint, None
+        assert stint is not None
+        return {index: layer for index, layer in stint.end().items() if index in span}
 
     # leaving ------------------------------------------------------------------------------------------------------
 
@@ -248,7 +267,3 @@ class Life:
             issued_at=now,
             expires_at=expires_at,
         )
-
-
-def _part(held: Layers, span: Span) -> Layers:
-    return {index: layer for index, layer in held.items() if index in span}

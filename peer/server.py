@@ -18,6 +18,7 @@ from swarm.peer.executor import Executor
 from swarm.peer.life import Life
 from swarm.peer.ready import ReadyInfo
 from swarm.peer.service import Doorkeeper
+from swarm.peer.slowdown import SlowedExecutor
 from swarm.peer.stint import Workshop
 from swarm.peer.stop_signals import StopSignals
 from swarm.peer.watch import Watch, watched
@@ -36,7 +37,7 @@ async def serve(config: PeerConfig, *, on_ready: Callable[[ReadyInfo], None] = l
         SwarmError: one line that says why the peer cannot serve.
     """
     stop = StopSignals()
-    executor = Executor()
+    executor = Executor() if config.slowdown_file is None else SlowedExecutor(config.slowdown_file)
     try:
         async with watched(config.metrics) as watch:
             await _serve(config, on_ready, stop, executor, watch)

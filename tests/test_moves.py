@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from swarm.builtin import demo_path
@@ -40,11 +43,11 @@ def local() -> Any:
     return AutoModelForCausalLM.from_pretrained(demo_path())
 
 
-def spans(addresses: tuple[str, ...] | list[str]) -> dict[str, str]:
+def spans(addresses: tuple[str, ...] | list[str], model: str | None = "demo") -> dict[str, str]:
     """Where each peer serves now."""
     return {
         record.peer_id: str(record.span)
-        for record in records(addresses, "demo")
+        for record in records(addresses, model)
         if record.state is PeerState.ONLINE
     }
 
@@ -89,6 +92,32 @@ def test_a_planned_move_changes_no_token_and_computes_nothing_again(swarm: Local
         assert (stats.failovers, stats.replayed_tokens) == (0, 0)
     assert torch.equal(found, generate(local, "greedy", NEW_TOKENS))
     assert wait_all_free(gateway)
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """The demo model with a layer 1 that loads, but computes nothing finite."""
+    folder = shutil.copytree(demo_path(), tmp_path / "damaged")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"].fill_(torch.inf)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_peer_whose_new_layers_fail_their_probe_goes_back_and_can_still_move(
+    swarm: LocalSwarm, damaged: Path, tmp_path: Path
+) -> None:
+    orders = tmp_path / "layers"
+    options = (*OPTIONS, "--layers-file", str(orders))
+    peer = swarm.serve(damaged, "3:6", *options)
+    orders.write_text("1:4\n")
+    wait_for(lambda: "layers 1:4 cannot be served" in peer.log, MOVE_DEADLINE_S, "the probe fails")
+    wait_for(lambda: spans(peer.addresses, None) == {peer.peer_id: "3:6"}, MOVE_DEADLINE_S, "it is back")
+    assert "not finite" in peer.log
+    orders.write_text("5:8\n")
+    wait_for(lambda: spans(peer.addresses, None) == {peer.peer_id: "5:8"}, MOVE_DEADLINE_S, "it has moved")
+    assert "info: moved 3:6 -> 5:8: told so by" in peer.log
+    assert peer.status is None
 
 
 def test_layers_that_are_loaded_already_are_not_read_again() -> None:

@@ -86,7 +86,8 @@ class PeerConfig:
     """Everything `swarm serve` decides.
 
     `layers` None means auto, `cache_tokens` None means what fits, `metrics` None means no page of metrics. `max_layers`
-    bounds auto. Given layers are never left, whatever `balance` says.
+    bounds auto. Given layers are never left, whatever `balance` says, but for those that `layers_file` names later.
+    `slowdown_file` is for tests: computing takes as many times as long as the number in it says.
     """
 
     model: ModelConfig
@@ -103,6 +104,8 @@ class PeerConfig:
     limits: PeerLimits = PeerLimits()
     ready_file: Path | None = None
     metrics: MetricsConfig | None = None
+    layers_file: Path | None = None
+    slowdown_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
