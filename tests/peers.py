@@ -71,6 +71,11 @@ class PeerProcess(CommandProcess):
         return [str(address) for address in self._ready["addresses"]]
 
     @property
+    def metrics(self) -> str:
+        """URL of its page for Prometheus; it has one if it was started with `--metrics-port`."""
+        return str(self._ready["metrics"])
+
+    @property
     def span(self) -> Span | None:
         """Layers it serves; None for a bootstrap node."""
         span = self._ready["span"]
