@@ -66,6 +66,11 @@ class ObservedPaces:
             slow_s = now
         return _Seen(layer_s, now, fade_s, slow_s)
 
+    def layer_s(self, record: PeerRecord, now: float) -> float:
+        """Seconds per layer and token, as far as anybody knows; 0 if nobody does."""
+        seen = self._seen.get(record.peer_id)
+        return record.seconds_per_layer if seen is None else seen.at(record.seconds_per_layer, now)
+
     def is_slow(self, record: PeerRecord, now: float) -> bool:
         """Whether this peer is a straggler now."""
         seen = self._seen.get(record.peer_id)
@@ -84,6 +89,11 @@ class ObservedPaces:
         self._seen = {peer_id: seen for peer_id, seen in self._seen.items() if peer_id in records}
 
 
+def is_much_slower(step_s: float, usual_s: float) -> bool:
+    """Whether a step through one peer takes so much longer than usual that it is no noise."""
+    return step_s - usual_s > max((WORSE - 1) * usual_s, LEAST_EXCESS_S)
+
+
 def _is_worse(record: PeerRecord, layer_s: float) -> bool:
-    announced_s = record.seconds_per_layer
-    return layer_s - announced_s > max((WORSE - 1) * announced_s, LEAST_EXCESS_S / len(record.span))
+    layers = len(record.span)
+    return is_much_slower(layer_s * layers, record.seconds_per_layer * layers)

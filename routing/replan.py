@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from swarm.routing.observed import is_much_slower
+
 PERIOD_S = 5.0
-ALARM_S = 1.0  # even a straggler is not left sooner than this after the last look
+ALARM_S = 1.0  # even a hop that has become slow is not left sooner than this after the last look
 LOOK_AHEAD = 128  # steps that a session is believed to go on, at most
 BETTER = 0.6  # of what the layers cost now
 LEAST_GAIN_S = 0.002
@@ -43,9 +46,23 @@ class Occasions:
         self._last_s = now
 
     def is_due(self, alarmed: bool, now: float) -> bool:
-        """Whether to look now; `alarmed` if a straggler was seen."""
+        """Whether to look now; `alarmed` if a hop has become slow."""
         return now - self._last_s >= (ALARM_S if alarmed else PERIOD_S)
 
     def looked(self, now: float) -> None:
         """Somebody looks, or the chain has just changed."""
         self._last_s = now
+
+
+class Decline:
+    """Notices that a hop has become much slower than it was in this chain, whoever says so."""
+
+    def __init__(self) -> None:
+        self._best_s: dict[str, float] = {}
+
+    def seen(self, steps_s: Mapping[str, float]) -> bool:
+        """Take in what a step takes on each peer now (unknown: 0); whether one of them has become slow."""
+        known = {peer_id: step_s for peer_id, step_s in steps_s.items() if step_s > 0}
+        for peer_id, step_s in known.items():
+            self._best_s[peer_id] = min(step_s, self._best_s.get(peer_id, step_s))
+        return any(is_much_slower(step_s, self._best_s[peer_id]) for peer_id, step_s in known.items())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from swarm.routing.replan import ALARM_S, LOOK_AHEAD, PERIOD_S, Occasions, Switch
+from swarm.routing.replan import ALARM_S, LOOK_AHEAD, PERIOD_S, Decline, Occasions, Switch
 from tests.in_process import Lab
 from tests.shard_lab import left_padded, prompt
 
@@ -27,7 +27,7 @@ def test_only_a_clear_gain_over_the_cost_is_worth_it(switch: Switch, is_worthwhi
     assert switch.is_worthwhile is is_worthwhile
 
 
-def test_the_next_look_comes_sooner_when_there_is_a_straggler_but_never_at_once() -> None:
+def test_the_next_look_comes_sooner_when_a_hop_has_become_slow_but_never_at_once() -> None:
     occasions = Occasions(100.0)
     assert not occasions.is_due(True, 100.0 + 0.9 * ALARM_S)
     assert occasions.is_due(True, 100.0 + ALARM_S)
@@ -35,6 +35,22 @@ def test_the_next_look_comes_sooner_when_there_is_a_straggler_but_never_at_once(
     assert occasions.is_due(False, 100.0 + PERIOD_S)
     occasions.looked(106.0)
     assert not occasions.is_due(True, 106.5)
+
+
+def test_a_hop_that_takes_more_than_twice_its_best_time_has_become_slow() -> None:
+    decline = Decline()
+    assert not decline.seen({"a": 0.010, "b": 0.0})
+    assert not decline.seen({"a": 0.019, "b": 0.5})
+    assert decline.seen({"a": 0.021, "b": 0.5})
+    assert not decline.seen({"a": 0.005, "b": 0.5})
+    assert decline.seen({"a": 0.012, "b": 0.5})
+
+
+def test_less_than_two_milliseconds_more_are_noise() -> None:
+    decline = Decline()
+    assert not decline.seen({"a": 0.0001})
+    assert not decline.seen({"a": 0.0020})
+    assert decline.seen({"a": 0.0022})
 
 
 def serve_pairs(lab: Lab) -> None:
@@ -71,6 +87,23 @@ def test_a_session_leaves_a_peer_that_has_become_slow(victim: str, way: Any) -> 
         assert lab.stats.replayed_tokens > 0
         spent = {name: peer.service.load.computed_tokens for name, peer in lab.peers.items()}
         assert spent[victim] < spent["A" if victim != "A" else "B"]
+
+
+@pytest.mark.slow
+def test_a_peer_that_says_itself_that_it_has_become_slow_is_left_as_soon() -> None:
+    with Lab() as lab:
+        serve_pairs(lab)
+
+        async def get_slow() -> None:
+            lab.peers["B"].executor.slow_s = 1.4
+            lab.peers["B"].cost = 0.7
+            await lab.shared.navigator.refresh()
+
+        lab.before_call[4] = get_slow
+        lab.check_exact(input_ids=prompt(), max_new_tokens=40)
+        assert lab.stats.replans == 1
+        spent = {name: lab.peers[name].service.load.computed_tokens for name in "AB"}
+        assert spent["A"] - spent["B"] > 40 - 4 - 2, "at most two steps more"
 
 
 @pytest.mark.slow

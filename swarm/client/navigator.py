@@ -143,10 +143,10 @@ class Navigator:
         if record is not None:
             self._paces.observe(record, len(hop.span), tokens, seconds, _now_s())
 
-    def is_slow(self, peer_id: str) -> bool:
-        """Whether this peer is much slower now than it announces."""
-        record = self.view.get(peer_id)
-        return record is not None and self._paces.is_slow(record, _now_s())
+    def step_s(self, hop: Hop) -> float:
+        """What a token takes at this hop of a running chain, as far as anybody knows; 0 if nobody does."""
+        record = self.view.get(hop.peer_id)
+        return 0.0 if record is None else self._paces.layer_s(record, _now_s()) * len(hop.span)
 
     async def look(self) -> Outlook:
         """What is known now, without asking anybody."""

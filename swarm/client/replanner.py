@@ -1,4 +1,4 @@
-"""Looks for better peers for a session that runs: at times, and soon when one of its hops has become a straggler."""
+"""Looks for better peers for a session that runs: at times, and soon when one of its hops has become slow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from swarm.client.repair import Repairer
 from swarm.client.shared import Shared
 from swarm.core.errors import SwarmError
 from swarm.routing.chain import Hop
-from swarm.routing.replan import Occasions, Switch
+from swarm.routing.replan import Decline, Occasions, Switch
 from swarm.shards.history import History
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ class Replanner:
         self._shared = shared
         self._repairer = repairer
         self._occasions: Occasions | None = None
+        self._decline = Decline()
 
     def changed(self) -> None:
         """The chain is new, or has just been mended: wait before looking again."""
@@ -32,6 +33,7 @@ class Replanner:
         if self._occasions is None:
             self._occasions = Occasions(now)
         self._occasions.looked(now)
+        self._decline = Decline()
 
     def hop_to_leave(
         self, hops: Sequence[RemoteHop], shape: SessionShape, history: History, steps_left: int
@@ -40,7 +42,8 @@ class Replanner:
         if any(hop.relayed for hop in hops[:-1]):
             return None  # such a chain can only be built anew as a whole
         occasions, now = self._occasions, asyncio.get_running_loop().time()
-        alarmed = any(self._shared.navigator.is_slow(hop.peer_id) for hop in hops)
+        step_s = self._shared.navigator.step_s
+        alarmed = self._decline.seen({hop.peer_id: step_s(Hop(hop.peer_id, hop.span)) for hop in hops})
         if occasions is None or not occasions.is_due(alarmed, now):
             return None
         occasions.looked(now)

@@ -28,7 +28,7 @@ from tests.peers import LocalSwarm
 from tests.processes import Zygote
 from tests.slow_swarm import SlowSwarm, Way, generate_on
 
-LONG, SHORT, STRUCK_AT = 400, 8, 100
+LONG, SHORT, STRUCK_AT = 200, 8, 60
 LONGEST_S = 60.0
 
 
