@@ -61,7 +61,8 @@ class ObservedPaces:
         if slow_s is not None and now - slow_s > HOLD_S + 2 * fade_s:
             fade_s, slow_s = FIRST_FADE_S, None
         if _is_worse(record, layer_s):
-            if slow_s is not None and not self.is_slow(record, now):
+            was_tried_again = slow_s is not None and now - slow_s > HOLD_S and not self.is_slow(record, now)
+            if was_tried_again:
                 fade_s = min(2 * fade_s, LONGEST_FADE_S)
             slow_s = now
         return _Seen(layer_s, now, fade_s, slow_s)

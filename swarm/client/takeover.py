@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from swarm.client.hop import RemoteHop, SessionShape
 from swarm.client.navigator import ChainWish
 from swarm.client.repair import Rebuild, Repairer
 from swarm.client.shared import Shared
-from swarm.core.errors import NextUnreachable, PeerBusy, PeerError, RequestError, SwarmUnavailable
+from swarm.core.errors import NextUnreachable, PeerBusy, PeerError, RequestError, SwarmError, SwarmUnavailable
 
 logger = logging.getLogger(__name__)
 PAUSE_S = 0.5
@@ -82,11 +83,17 @@ class Takeover:
         except SwarmUnavailable as error:
             logger.info("nobody can take over layers %s now: %s", hop.span, error)
             self._refused.clear()
+            await self._look()
             return False
         except PeerError as error:
             logger.info("layers %s could not be handed over: %s", hop.span, error)
             return False
         return True
+
+    async def _look(self) -> None:
+        """Somebody may have come since the last regular look."""
+        with suppress(SwarmError):
+            await self._shared.navigator.refresh()
 
     async def _move(self, hop: RemoteHop) -> None:
         before, after = self._neighbours(hop)
