@@ -76,6 +76,16 @@ def test_a_relapse_is_remembered_twice_as_long_up_to_a_limit() -> None:
     assert waits[3] * 0.9 < max(waits[4:]) <= HOLD_S + LONGEST_FADE_S
 
 
+def test_a_peer_whose_records_follow_its_slowness_has_not_relapsed() -> None:
+    paces = ObservedPaces()
+    for number in range(20):
+        announced_s = 0.002 if number < 3 else 0.008
+        record = make_record("a", (0, 4), seconds_per_layer=announced_s)
+        paces.observe(record, 4, 1, 10 * USUAL_S, number / 10)
+    assert paces.is_slow(RECORD, 2.0)
+    assert not paces.is_slow(RECORD, 2.0 + HOLD_S + FIRST_FADE_S)
+
+
 def test_who_did_well_for_long_enough_starts_afresh() -> None:
     paces = ObservedPaces()
     relapse(paces, 0.0)
