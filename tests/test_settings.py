@@ -115,6 +115,8 @@ def test_the_settings_become_the_config_of_a_peer(tmp_path: Path) -> None:
         "name": "ada",
         "max_sessions": "2",
         "ready_file": str(tmp_path / "ready"),
+        "layers_file": str(tmp_path / "layers"),
+        "slowdown_file": str(tmp_path / "factor"),
     }
     assert ServeSettings.load(flags).peer_config(tmp_path / "id") == PeerConfig(
         model=ModelConfig("org/model", "main", "secret", None),
@@ -127,6 +129,8 @@ def test_the_settings_become_the_config_of_a_peer(tmp_path: Path) -> None:
         name="ada",
         limits=PeerLimits(max_sessions=2, max_sessions_per_client=2),
         ready_file=tmp_path / "ready",
+        layers_file=tmp_path / "layers",
+        slowdown_file=tmp_path / "factor",
     )
 
 
@@ -177,6 +181,10 @@ def test_an_error_in_the_environment_names_the_variable(monkeypatch: pytest.Monk
 def test_an_error_in_the_file_names_file_and_key(tmp_path: Path) -> None:
     config = yaml(tmp_path, "cache_tokens: [1, 2]")
     assert refusal(config=config) == f"{config}: cache_tokens: must be a positive integer"
+
+
+def test_orders_are_for_a_peer_with_given_layers(tmp_path: Path) -> None:
+    assert "--layers-file is for --layers A:B" in refusal(layers_file=str(tmp_path / "layers"))
 
 
 def test_several_errors_stand_on_one_line() -> None:
