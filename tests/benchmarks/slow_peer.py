@@ -73,7 +73,7 @@ def wait_until_used(sessions: ShortSessions, peer_id: str, since_s: float) -> fl
 
 def one_round(
     peers: SlowSwarm, model: SwarmModel, sessions: ShortSessions, expected: Tensor, factor: float
-) -> Any:
+) -> dict[str, Any]:
     """The seconds of one slowing down and speeding up."""
     victim = peers.victim.peer_id
     struck: list[float] = []
