@@ -25,6 +25,8 @@ from swarm.routing.seats import Board
 logger = logging.getLogger(__name__)
 REGULAR_S = 30.0  # the mean pause between reviews that `review_delay_s` is made for
 MOST_LOOKS_S = 5.0
+REST_S = 300.0  # after a move that failed; twice as long after each further one
+MOST_REST_S = 3600.0
 
 
 class Movable(Protocol):
@@ -49,7 +51,7 @@ class Movable(Protocol):
         ...
 
     async def move(self, decision: Decision) -> None:
-        """Hand its sessions over, load the decision's span and serve there."""
+        """Hand its sessions over, load the decision's span and serve there; back to its old one if it cannot."""
         ...
 
 
@@ -71,9 +73,10 @@ class Balancer:
         self._dice = dice or Random()
         self._sleep = sleep
         self._told = ""
+        self._failed = 0
 
     async def run(self) -> None:
-        """For ever; what fails in a review is tried again in the next one, a move that fails ends the peer."""
+        """For ever; what fails in a review is tried again in the next one."""
         while True:
             board, now = await self._wait_for_review()
             if board.find(self._peer.peer_id) is None:
@@ -81,7 +84,18 @@ class Balancer:
             decision = review(board, self._peer.peer_id, self._goal, now)
             self._tell(decision)
             if decision.action is Action.MOVE and await self._holds(decision.span):
-                await self._peer.move(decision)
+                await self._move(decision)
+
+    async def _move(self, decision: Decision) -> None:
+        """Move; a peer that had to go back rests, as every further try would cost its sessions as much."""
+        await self._peer.move(decision)
+        if self._peer.span == decision.span:
+            self._failed = 0
+            return
+        rest_s = min(REST_S * 2**self._failed, MOST_REST_S)
+        self._failed += 1
+        logger.info("stays at %s for the next %.0f s at least", self._peer.span, rest_s)
+        await self._sleep(rest_s)
 
     def _tell(self, decision: Decision) -> None:
         """Log a decision; that it stays for the same reason only once."""

@@ -12,7 +12,7 @@ import pytest
 from swarm.core.config import BalanceConfig
 from swarm.core.errors import NodeError
 from swarm.core.span import Span
-from swarm.peer.balancer import Balancer
+from swarm.peer.balancer import REST_S, Balancer
 from swarm.routing.balance import objection
 from swarm.routing.decision import Decision
 from swarm.routing.placement import precedence
@@ -43,6 +43,7 @@ class Mover:
         self.claims: list[Span] = []
         self.returned = 0
         self.fails = 0
+        self.cannot_serve = False
         self.on_claim: Callable[[], None] = lambda: None
         self._load_s = load_s
 
@@ -66,8 +67,9 @@ class Mover:
 
     async def move(self, decision: Decision) -> None:
         await asyncio.sleep(self._load_s)
-        self.span = decision.span
-        self._sit(decision.span, ready=True)
+        if not self.cannot_serve:
+            self.span = decision.span
+        self._sit(self.span, ready=True)
         self.moves.append((asyncio.get_running_loop().time(), decision.span))
 
 
@@ -103,6 +105,19 @@ def test_one_of_two_peers_closes_a_hole_within_seconds() -> None:
         assert span == BACK
         assert moved_s - lost_s < 12.0
         assert sheet.board().counts(ready=True).tolist() == [1] * 8
+
+    run(scenario())
+
+
+def test_a_peer_that_had_to_go_back_does_not_try_again_soon() -> None:
+    async def scenario() -> None:
+        sheet = Sheet(seat("a", FRONT), seat("b", FRONT, pinned=True))
+        mover = Mover(sheet, "a")
+        mover.cannot_serve = True
+        await balance(mover, for_s=800.0)
+        tries = [at_s for at_s, _ in mover.moves]
+        assert len(tries) == 2
+        assert tries[1] - tries[0] > REST_S
 
     run(scenario())
 
