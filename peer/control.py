@@ -57,6 +57,7 @@ from swarm.wire.step_messages import ReplayInfo
 from swarm.wire.tensors import pack
 
 logger = logging.getLogger(__name__)
+LEAVING_RETRY_S = 5.0  # by then clients have read that it leaves, or where it has moved
 
 
 class Control:
@@ -125,7 +126,7 @@ class Control:
     async def _open(self, link: Link, message: Open) -> Done:
         self._check_compatible(message)
         if self.draining:
-            raise PeerBusy("this peer is leaving and takes no new sessions")
+            raise PeerBusy("this peer is leaving and takes no new sessions", retry_after_s=LEAVING_RETRY_S)
         with self._table.opening(message.session, link, message.tokens) as opening:
             next_link, *_ = await asyncio.gather(self._dial(message.next), *map(self._greet, message.near))
             self._kept(

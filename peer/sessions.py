@@ -28,6 +28,8 @@ from swarm.wire.link import Link
 
 logger = logging.getLogger(__name__)
 MOST_BYTES_INSIDE = 256 << 20
+ASK_AGAIN_S = 1.0
+ASK_EACH_S = 0.25
 
 
 @dataclass(slots=True, eq=False)
@@ -162,7 +164,7 @@ class SessionTable:
                     await self._freed.wait()
                     opening.check()
         except TimeoutError as error:
-            raise PeerBusy(
+            raise self._busy(
                 f"no free cache: the session needs {opening.tokens} tokens, {self.free_tokens} of "
                 f"{self._pool.total_tokens} are free (waited {self.limits.admission_wait_s:g} s)"
             ) from error
@@ -183,11 +185,17 @@ class SessionTable:
                 "shorten prompt or max tokens, or serve with a larger --cache-tokens"
             )
         if len(self._sessions) + len(self._openings) >= self.limits.max_sessions:
-            raise PeerBusy(f"all {self.limits.max_sessions} sessions are taken (--max-sessions)")
+            raise self._busy(f"all {self.limits.max_sessions} sessions are taken (--max-sessions)")
         held = sum(s.client.peer_id == client for s in self._sessions.values())
         held += sum(o.client.peer_id == client for o in self._openings.values())
         if held >= self.limits.max_sessions_per_client:
-            raise PeerBusy(f"this client holds {held} sessions, the most it may (--max-sessions-per-client)")
+            raise self._busy(
+                f"this client holds {held} sessions, the most it may (--max-sessions-per-client)"
+            )
+
+    def _busy(self, text: str) -> PeerBusy:
+        """The more are waiting here, the later the next one is to ask again: the peer hears as much from many."""
+        return PeerBusy(text, retry_after_s=ASK_AGAIN_S + ASK_EACH_S * len(self._openings))
 
     def add(self, session: HopSession) -> None:
         """Its opening has succeeded; pages are reserved.

@@ -46,6 +46,7 @@ class ChainRequest:
         precision: the only one to use; None takes the precision with the cheapest chain.
         coding: in which activations travel; None for the model's dtype.
         avoid: peers that are not used, whatever they announce.
+        busy: peers that asked to be left alone for now.
         only: the only peers to use; None allows all.
         together: layers that must run on one peer.
         measured: seconds per layer of peers for which what they announce does not hold.
@@ -58,6 +59,7 @@ class ChainRequest:
     precision: str | None = None
     coding: str | None = None
     avoid: frozenset[str] = frozenset()
+    busy: frozenset[str] = frozenset()
     only: frozenset[str] | None = None
     together: Span | None = None
     measured: Mapping[str, float] = field(default_factory=dict)
@@ -74,6 +76,8 @@ class ChainRequest:
             return "not asked for"
         if record.peer_id in self.avoid:
             return "avoided after failures"
+        if record.peer_id in self.busy:
+            return "busy"
         if record.state is not PeerState.ONLINE:
             return record.state.value
         if self.precision not in (None, record.precision):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.client.navigator import ChainWish
+from swarm.client.wish import ChainWish
 from swarm.core.span import Span
 from swarm.routing.chain import Chain
 from swarm.routing.observed import FIRST_FADE_S, HOLD_S

@@ -241,7 +241,7 @@ class ChainSession:
             await self.close()
             return
         if trouble.is_peers_fault(error):
-            self._shared.navigator.failed(error.peer_id, str(error))
+            self._shared.navigator.blame(error.peer_id, error)
         for hop in guilty:
             await hop.dismiss()
 

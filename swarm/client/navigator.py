@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from swarm.client.outlook import Outlook
-from swarm.core.config import ClientConfig, Coding
-from swarm.core.errors import PeerError, RequestError, SwarmError, SwarmUnavailable
+from swarm.client.wish import ChainWish
+from swarm.core.config import ClientConfig
+from swarm.core.errors import PeerBusy, PeerError, RequestError, SwarmError, SwarmUnavailable
 from swarm.core.precision import dtype_of
 from swarm.core.span import Span
 from swarm.routing.breaker import CircuitBreaker
@@ -18,6 +19,7 @@ from swarm.routing.latency import LatencyTable
 from swarm.routing.observed import ObservedPaces
 from swarm.routing.records import PeerRecord
 from swarm.routing.refresh import RecordSource, Refresher
+from swarm.routing.rests import Rests
 from swarm.routing.status import summarise
 from swarm.wire.dialer import Dialer
 from swarm.wire.messages import PROTOCOL_VERSION
@@ -26,32 +28,6 @@ logger = logging.getLogger(__name__)
 MOST_MEASURED = 32
 MEASURE_TIMEOUT_S = 3.0
 POLL_S = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class ChainWish:
-    """What a chain is wanted for.
-
-    Attributes:
-        tokens: token rows that every hop must have room for.
-        dtype: in which activations travel.
-        source, sink: peers before and after the chain; None means this client.
-        precision: the only one to use; None takes the cheapest one of this dtype.
-        only: the only peers to use; None allows all.
-        coding: how activations are coded on the wire; None if they are not.
-        together: layers that one peer must serve; None: those that this model cannot divide.
-        without: peers that are not to be used.
-    """
-
-    tokens: int
-    dtype: str
-    source: str | None = None
-    sink: str | None = None
-    precision: str | None = None
-    only: frozenset[str] | None = None
-    coding: Coding | None = None
-    together: Span | None = None
-    without: frozenset[str] = frozenset()
 
 
 class NavigatorNode(Dialer, Protocol):
@@ -77,6 +53,7 @@ class Navigator:
         self._last_failure: dict[str, str] = {}
         self._latencies = LatencyTable()
         self._breaker = CircuitBreaker()
+        self._rests = Rests()
         self._paces = ObservedPaces()
         self._refresher = Refresher(
             node.directory, model_uid, protocol=PROTOCOL_VERSION, period_s=config.refresh_s
@@ -124,7 +101,16 @@ class Navigator:
         try:
             await self._node.connect(record.peer_id, record.addresses, timeout_s=MEASURE_TIMEOUT_S)
         except PeerError as error:
-            self.failed(record.peer_id, str(error))
+            self.blame(record.peer_id, error)
+
+    def blame(self, peer_id: str, error: PeerError) -> None:
+        """Leave this peer alone: as long as it says if it is busy, else for a while."""
+        if not isinstance(error, PeerBusy):
+            self.failed(peer_id, str(error))
+            return
+        left_s = self._rests.begin(peer_id, error.retry_after_s, _now_s())
+        self._last_failure[peer_id] = str(error)
+        logger.info("peer %s is busy: %s; left alone for %.1f s", peer_id[-8:], error, left_s)
 
     def failed(self, peer_id: str, reason: str) -> None:
         """Leave this peer alone for a while."""
@@ -231,6 +217,7 @@ class Navigator:
             precision=precision,
             coding=request.coding,
             avoid=self._breaker.open_peers(_now_s()) | request.without,
+            busy=self._rests.resting(_now_s()),
             only=request.only,
             together=request.together or self.together,
             measured=self._paces.stragglers(self.view.by_id, _now_s()),
@@ -248,8 +235,9 @@ class Navigator:
 
     def _last_words(self) -> str:
         """What peers that are avoided now said at last."""
-        avoided = sorted(self._breaker.open_peers(_now_s()) & self._last_failure.keys())
-        return "".join(f"; {peer_id[-8:]}: {self._last_failure[peer_id]}" for peer_id in avoided[:3])
+        avoided = self._breaker.open_peers(_now_s()) | self._rests.resting(_now_s())
+        named = sorted(avoided & self._last_failure.keys())[:3]
+        return "".join(f"; {peer_id[-8:]}: {self._last_failure[peer_id]}" for peer_id in named)
 
     async def wait_for_plan(self, span: Span, request: ChainWish, deadline_s: float) -> Chain:
         """Like `plan`, but wait for peers until `deadline_s` (monotonic).

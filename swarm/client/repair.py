@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from swarm.client.hop import RemoteHop, SessionShape
-from swarm.client.navigator import ChainWish
 from swarm.client.shared import Shared
 from swarm.client.waiting import wait_for
+from swarm.client.wish import ChainWish
 from swarm.core.errors import NextUnreachable, PeerError
 from swarm.core.log_fields import session_fields
 from swarm.core.span import Span

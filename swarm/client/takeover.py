@@ -15,9 +15,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from swarm.client.hop import RemoteHop, SessionShape
-from swarm.client.navigator import ChainWish
 from swarm.client.repair import Rebuild, Repairer
 from swarm.client.shared import Shared
+from swarm.client.wish import ChainWish
 from swarm.core.errors import NextUnreachable, PeerBusy, PeerError, RequestError, SwarmError, SwarmUnavailable
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class Takeover:
         try:
             (new,) = await self._repairer.open(chain, shape, before, after)
         except PeerError as error:
-            navigator.failed(chain.hops[0].peer_id, str(error))
+            navigator.blame(chain.hops[0].peer_id, error)
             raise
         return new
 

@@ -20,6 +20,8 @@ SwarmError
 
 from __future__ import annotations
 
+LONGEST_RETRY_S = 60.0  # a stranger who says more is believed so far
+
 
 class SwarmError(Exception):
     """Root of all errors raised on purpose; its text is one line that says what to do."""
@@ -66,11 +68,11 @@ class PeerTimeout(PeerError):
 
 
 class PeerBusy(PeerError):
-    """The peer has no room, or takes no new sessions; `retry_after_s` says when to ask again."""
+    """The peer has no room, or takes no new sessions; `retry_after_s` says when to ask again, within a minute."""
 
     def __init__(self, message: str, peer_id: str | None = None, retry_after_s: float = 1.0) -> None:
         super().__init__(message, peer_id)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = min(max(retry_after_s, 0.0), LONGEST_RETRY_S)
 
 
 class PeerIncompatible(PeerError):

@@ -152,7 +152,7 @@ class Failed(Message):
     request: Number
     kind: FailureKind
     message: Text
-    retry_after_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 0.0
+    retry_after_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 class Leaving(Message):

@@ -34,7 +34,7 @@ def kind_of(error: SwarmError) -> FailureKind:
 
 def failed_of(request: int, error: SwarmError) -> Failed:
     """The answer to a request that failed with `error`."""
-    retry_after_s = min(max(error.retry_after_s, 0.0), 3600.0) if isinstance(error, PeerBusy) else 0.0
+    retry_after_s = error.retry_after_s if isinstance(error, PeerBusy) else 0.0
     return Failed(
         request=request, kind=kind_of(error), message=str(error)[:_MAX_TEXT], retry_after_s=retry_after_s
     )
