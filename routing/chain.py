@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -50,6 +50,7 @@ class ChainRequest:
         only: the only peers to use; None allows all.
         together: layers that must run on one peer.
         measured: seconds per layer of peers for which what they announce does not hold.
+        dearer: factors, at least 1, by which the search judges all that goes with a peer; no part of `Chain.cost_s`.
     """
 
     source: str
@@ -63,6 +64,7 @@ class ChainRequest:
     only: frozenset[str] | None = None
     together: Span | None = None
     measured: Mapping[str, float] = field(default_factory=dict)
+    dearer: Mapping[str, float] = field(default_factory=dict)
 
     def layer_s(self, record: PeerRecord) -> float:
         """Seconds per layer to expect of this peer."""
@@ -154,7 +156,7 @@ def _cheapest_in(precision: str, usable: list[PeerRecord], span: Span, request: 
     if not peers:
         return None
     terrain = _terrain(peers, span, request)
-    path = cheapest_path(terrain)
+    path = cheapest_path(_dearer(terrain, peers, request.dearer) if request.dearer else terrain)
     if path is None:
         return None
     hops = tuple(Hop(peers[v.peer].peer_id, Span(span.start + v.start, span.start + v.end)) for v in path)
@@ -181,6 +183,22 @@ def _terrain(peers: list[PeerRecord], span: Span, request: ChainRequest) -> Terr
         to_sink_s=links.between(everyone, np.full(len(peers), sink)),
         visits=room // max(request.tokens, 1),
         enterable=np.array([_may_enter(layer, request.together) for layer in range(span.start, span.end)]),
+    )
+
+
+def _dearer(terrain: Terrain, peers: list[PeerRecord], factors: Mapping[str, float]) -> Terrain:
+    """The same terrain where all that goes with a peer costs its factor of what it did, or less.
+
+    Of the link between two peers only the length of the shortest link of all is sure; that much of it gets dearer.
+    """
+    factor = np.array([factors.get(record.peer_id, 1.0) for record in peers])
+    sure_s = terrain.links.least_s if len(peers) > 1 else 0.0
+    return replace(
+        terrain,
+        layer_s=terrain.layer_s * factor,
+        queue_s=terrain.queue_s * factor + (factor - 1.0) * sure_s,
+        from_source_s=terrain.from_source_s * factor - (factor - 1.0) * sure_s,
+        to_sink_s=terrain.to_sink_s * factor,
     )
 
 

@@ -16,6 +16,10 @@ Indices = NDArray[np.int64]
 class Links(Protocol):
     """One-way seconds between numbered peers, 0 from a peer to itself."""
 
+    @property
+    def least_s(self) -> float:
+        """No two peers are nearer to each other than this."""
+
     def between(self, sources: Indices, sinks: Indices, /) -> Floats:
         """Seconds from each source to the sink at the same place."""
 
@@ -31,6 +35,11 @@ class DenseLinks:
     """All pairs written out, `[from, to]`."""
 
     seconds: Floats
+
+    @cached_property
+    def least_s(self) -> float:
+        """See `Links`."""
+        return float(self.seconds[~np.eye(len(self.seconds), dtype=bool)].min(initial=np.inf))
 
     def between(self, sources: Indices, sinks: Indices) -> Floats:
         """See `Links`."""
@@ -69,6 +78,11 @@ class SparseLinks:
         order = np.argsort(keys, kind="stable")
         last = order[np.append(np.diff(keys[order]) != 0, True)]
         return cls(count, default_s, keys[last], seconds[last])
+
+    @cached_property
+    def least_s(self) -> float:
+        """See `Links`."""
+        return float(self.seconds[self._sources != self._sinks].min(initial=self.default_s))
 
     def between(self, sources: Indices, sinks: Indices) -> Floats:
         """See `Links`."""

@@ -94,12 +94,13 @@ class LabSession:
 
 @dataclass
 class Options:
-    """What a lab's client is like."""
+    """What a lab's client is like; `draw` decides between chains that cost nearly the same."""
 
     config: ClientConfig = field(
         default_factory=lambda: ClientConfig(step_timeout_s=20.0, open_timeout_s=10.0)
     )
     chunk_bytes: int = CHUNK_BYTES
+    draw: Callable[[], float] = lambda: 0.0
 
 
 class Lab:
@@ -135,7 +136,7 @@ class Lab:
             self.meadow.nodes["cLient"] = self.client
             self.client.directory = MemoryDirectory(self.peers)
             source = source_of(self.model_type)
-            navigator = Navigator(self.client, source.uid, self.options.config)
+            navigator = Navigator(self.client, source.uid, self.options.config, self.options.draw)
             self.shared = Shared(
                 node=self.client,
                 inbox=self.inbox,

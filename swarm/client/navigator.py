@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -14,12 +16,14 @@ from swarm.core.errors import PeerBusy, PeerError, RequestError, SwarmError, Swa
 from swarm.core.precision import dtype_of
 from swarm.core.span import Span
 from swarm.routing.breaker import CircuitBreaker
-from swarm.routing.chain import Chain, ChainRequest, Hop, find_chain, price
+from swarm.routing.chain import Chain, ChainRequest, Hop, price
 from swarm.routing.latency import LatencyTable
 from swarm.routing.observed import ObservedPaces
+from swarm.routing.opened import OpenedSessions
 from swarm.routing.records import PeerRecord
 from swarm.routing.refresh import RecordSource, Refresher
 from swarm.routing.rests import Rests
+from swarm.routing.spread import pick_chain
 from swarm.routing.status import summarise
 from swarm.wire.dialer import Dialer
 from swarm.wire.messages import PROTOCOL_VERSION
@@ -46,7 +50,13 @@ class Navigator:
         together: layers that one peer must serve all of; known once the model is loaded.
     """
 
-    def __init__(self, node: NavigatorNode, model_uid: str, config: ClientConfig) -> None:
+    def __init__(
+        self,
+        node: NavigatorNode,
+        model_uid: str,
+        config: ClientConfig,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
         self._node = node
         self._config = config
         self.together: Span | None = None
@@ -54,6 +64,8 @@ class Navigator:
         self._latencies = LatencyTable()
         self._breaker = CircuitBreaker()
         self._rests = Rests()
+        self._opened = OpenedSessions()
+        self._draw = draw
         self._paces = ObservedPaces()
         self._refresher = Refresher(
             node.directory, model_uid, protocol=PROTOCOL_VERSION, period_s=config.refresh_s
@@ -153,7 +165,7 @@ class Navigator:
         return record.addresses if record is not None else ()
 
     def plan(self, span: Span, request: ChainWish) -> Chain:
-        """The cheapest usable chain, from the picture as it is.
+        """One of the cheapest usable chains (see `pick_chain`), from the picture as it is.
 
         Raises:
             RequestError: if the session is larger than the whole cache of every peer of some layer.
@@ -162,11 +174,13 @@ class Navigator:
         self.view = self._refresher.view()
         self._observe_links()
         self._check_size(span, request.tokens)
+        opened = self._opened.counts(self.view.by_id)
         found: list[Chain] = []
         failure: SwarmUnavailable | None = None
         for precision in self._precisions(request):
             try:
-                found.append(find_chain(self.view, span, self._chain_request(request, precision)))
+                wanted = self._chain_request(request, precision)
+                found.append(pick_chain(self.view, span, wanted, self._draw, opened))
             except SwarmUnavailable as error:
                 failure = failure or error
         if found:
@@ -240,7 +254,7 @@ class Navigator:
         return "".join(f"; {peer_id[-8:]}: {self._last_failure[peer_id]}" for peer_id in named)
 
     async def wait_for_plan(self, span: Span, request: ChainWish, deadline_s: float) -> Chain:
-        """Like `plan`, but wait for peers until `deadline_s` (monotonic).
+        """Like `plan`, for a session that is about to open, but wait for peers until `deadline_s` (monotonic).
 
         Raises:
             SwarmUnavailable: naming the missing layers, when the deadline has passed.
@@ -248,7 +262,7 @@ class Navigator:
         told = ""
         while True:
             try:
-                return self.plan(span, request)
+                chain = self.plan(span, request)
             except SwarmUnavailable as error:
                 left = deadline_s - _now_s()
                 if left <= 0:
@@ -259,6 +273,9 @@ class Navigator:
                 if str(error) != told:
                     told = str(error)
                     logger.warning("%s; waiting up to %.0f s for peers", told, left)
+            else:
+                self._opened.add(chain, self.view.by_id)
+                return chain
             await asyncio.sleep(min(POLL_S, left))
             await self.refresh()
 
