@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from swarm.core.errors import SwarmUnavailable
 from swarm.core.span import Span
 from swarm.routing.links import DenseLinks, Links
+from swarm.routing.pressure import pressure_s
 from swarm.routing.records import PeerRecord, PeerState
 from swarm.routing.shortest_path import Terrain, cheapest_path
 from swarm.routing.shortfall import explain
@@ -70,6 +71,10 @@ class ChainRequest:
         """Seconds per layer to expect of this peer."""
         return self.measured.get(record.peer_id, record.seconds_per_layer)
 
+    def wait_s(self, record: PeerRecord) -> float:
+        """What its queue, and its cache as far as it is full, cost a session of this size."""
+        return record.queue_s + pressure_s(record, self.layer_s(record), self.tokens)
+
     def objection(self, record: PeerRecord) -> str:
         """Why this peer cannot be used, in a few words; empty if it can."""
         if record.span.cuts(self.together):
@@ -117,7 +122,8 @@ class Chain:
 def find_chain(view: SwarmView, span: Span, request: ChainRequest) -> Chain:
     """The cheapest chain through `span`: exact, and the same for the same input.
 
-    Cost: for each hop link(previous, hop) + queue (see `charge`) + layers x seconds per layer, then link(last, sink).
+    Cost: for each hop link(previous, hop) + queue and pressure on the cache (see `charge`) + layers x seconds per
+    layer, then link(last, sink).
     A chain enters and leaves a peer's span at any layer.
 
     Raises:
@@ -132,7 +138,10 @@ def find_chain(view: SwarmView, span: Span, request: ChainRequest) -> Chain:
 
 
 def price(hop: Hop, record: PeerRecord, request: ChainRequest) -> float:
-    """What a chain from the request's source to its sink through this hop alone costs, as far as the links are told."""
+    """What a chain from the request's source to its sink through this hop alone costs, as far as the links are told.
+
+    For a session that has its room there: how full the cache is costs nothing.
+    """
     visit_s, layer_s = charge(
         np.array([record.queue_s]), np.array([request.layer_s(record)]), np.array([len(record.span)])
     )
@@ -172,7 +181,9 @@ def _terrain(peers: list[PeerRecord], span: Span, request: ChainRequest) -> Terr
     starts, ends = np.array([r.start for r in peers]), np.array([r.end for r in peers])
     room = np.array([r.free_tokens for r in peers])
     visit_s, layer_s = charge(
-        np.array([r.queue_s for r in peers]), np.array([request.layer_s(r) for r in peers]), ends - starts
+        np.array([request.wait_s(r) for r in peers]),
+        np.array([request.layer_s(r) for r in peers]),
+        ends - starts,
     )
     return Terrain(
         serves=(starts <= layers) & (layers < ends),

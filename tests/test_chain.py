@@ -15,6 +15,7 @@ from swarm.core.errors import SwarmUnavailable
 from swarm.core.span import Span
 from swarm.routing.chain import QUEUE_PER_VISIT, Chain, ChainRequest, Hop, find_chain
 from swarm.routing.latency import LatencyTable
+from swarm.routing.pressure import ALL_OF_IT, STEEPNESS
 from swarm.routing.records import PeerRecord, PeerState
 from swarm.routing.view import SwarmView
 from tests.records import make_record, make_view
@@ -41,7 +42,9 @@ def cost_s(hops: tuple[Hop, ...], view: SwarmView, request: ChainRequest) -> flo
     for hop in hops:
         record = view.by_id[hop.peer_id]
         used = len(hop.span) / len(record.span)
-        queue_s = record.queue_s * (QUEUE_PER_VISIT + (1 - QUEUE_PER_VISIT) * used)
+        full = min(request.tokens / record.free_tokens, 1.0) ** STEEPNESS * ALL_OF_IT
+        wait_s = record.queue_s + full * len(record.span) * record.seconds_per_layer
+        queue_s = wait_s * (QUEUE_PER_VISIT + (1 - QUEUE_PER_VISIT) * used)
         total += request.links.link_s(at, hop.peer_id) + queue_s + len(hop.span) * record.seconds_per_layer
         at = hop.peer_id
     return total + request.links.link_s(at, request.sink)
