@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import psutil
 import torch
 
 from swarm.core.errors import ConfigError
+from swarm.peer import cgroups
 
 
 def choose_device(name: str) -> torch.device:
@@ -38,19 +37,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes on the device; on the CPU also below a container's limit."""
+    """Free bytes on the device; on the CPU also below the limits of containers and services."""
     if device.type == "cuda":
         free, _total = torch.cuda.mem_get_info(device)
         return int(free)
-    available = int(psutil.virtual_memory().available)
-    return min(available, *(_container_limits() or [available]))
-
-
-def _container_limits() -> list[int]:
-    """Free bytes under the memory limit of this cgroup (v2), if there is one."""
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    try:
-        text = limit.read_text(encoding="ascii").strip()
-        return [] if text == "max" else [max(int(text) - int(used.read_text(encoding="ascii")), 0)]
-    except (OSError, ValueError):
-        return []
+    available, within = int(psutil.virtual_memory().available), cgroups.free_bytes()
+    return available if within is None else min(available, within)
