@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from swarm.cli.cache_folder import cache_folder
 from swarm.cli.claimed_identity import claimed_identity
 from swarm.cli.event_loop import run_async
 from swarm.cli.logs import tell_decisions
@@ -31,7 +32,7 @@ def serve(settings: ServeSettings) -> None:
     tell_decisions()
     clear_ready_file(settings.ready_file)
     with claimed_identity(settings.identity) as identity:
-        config = settings.peer_config(identity)
+        config = settings.peer_config(identity, cache_folder() / "speeds.json")
         if sys.stderr.isatty():  # in a log or a script, errors and decisions alone stand on stderr
             typer.echo(f"Loading {config.model.name} ...", err=True)
         with lasting("torch"):

@@ -179,6 +179,12 @@ class ServeSettings(LimitSettings, ModelSettings, LogSettings):
     threads: Annotated[
         Count | None, Shown(default="all cores"), Field(description="CPU threads for computing.")
     ] = None
+    reuse_speed: Annotated[
+        Switch,
+        Field(
+            description="Believe what this machine measured within the last hour, and keep what it measures."
+        ),
+    ] = True
     name: Annotated[
         ShortName | None, Shown("TEXT"), Field(description="Name that others see in `swarm status`.")
     ] = None
@@ -214,7 +220,7 @@ class ServeSettings(LimitSettings, ModelSettings, LogSettings):
             raise ValueError(f"--threads is for --device cpu, and contradicts --device {self.device}")
         return self
 
-    def peer_config(self, identity: Path) -> PeerConfig:
+    def peer_config(self, identity: Path, speed_file: Path | None = None) -> PeerConfig:
         return PeerConfig(
             model=self.model_source(),
             node=self.node_config(identity),
@@ -234,4 +240,5 @@ class ServeSettings(LimitSettings, ModelSettings, LogSettings):
             else MetricsConfig(self.metrics_host, self.metrics_port),
             layers_file=self.layers_file,
             slowdown_file=self.slowdown_file,
+            speed_file=speed_file if self.reuse_speed else None,
         )

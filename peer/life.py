@@ -21,6 +21,7 @@ from swarm.peer.balancer import Balancer
 from swarm.peer.orders import Orders
 from swarm.peer.position import Position
 from swarm.peer.ready import ReadyInfo, write_ready_file
+from swarm.peer.speed import Speed
 from swarm.peer.stint import NO_LAYERS, Layers, Stint, Workshop
 from swarm.peer.stop_signals import StopSignals
 from swarm.routing.decision import Decision
@@ -49,7 +50,7 @@ class Life:
         self._span = Span(0, 1)  # where it serves, or will as soon as it has loaded; set by `run`
         self._claim: Span | None = None
         self._renewal: asyncio.Task[None] | None = None
-        self._speed_s = 0.0
+        self._speed = Speed()
         self._load_s = 0.0
 
     async def run(self, layers: int, on_ready: Callable[[ReadyInfo], None], stop: StopSignals) -> None:
@@ -196,7 +197,7 @@ class Life:
         stint = self._stint
         assert stint is not None, "a peer that moves serves"
         await stint.drain(drain_s)
-        self._speed_s = stint.seconds_per_layer
+        self._speed = stint.speed
         origin, self._claim = self._span, None
         held = self._end_stint(span)
         try:
@@ -239,6 +240,7 @@ class Life:
     def _record(self, state: PeerState, now: float, expires_at: float) -> PeerRecord:
         shop, span, stint = self._shop, self._claim or self._span, self._stint
         load = stint.service.load if stint is not None else None
+        speed = stint.speed.or_else(self._speed) if stint is not None else self._speed
         return PeerRecord(
             protocol=PROTOCOL_VERSION,
             peer_id=self.peer_id,
@@ -253,7 +255,8 @@ class Life:
             precision=shop.precision,
             batching=stint.offer.shard.batching if stint is not None else "",
             codings=CODINGS,
-            seconds_per_layer=(stint.seconds_per_layer if stint is not None else 0.0) or self._speed_s,
+            seconds_per_layer=speed.decode_s,
+            prefill_seconds_per_layer=speed.prefill_s,
             queue_s=load.queue_s if load is not None else 0.0,
             sessions=load.sessions if load is not None else 0,
             free_tokens=load.free_tokens if load is not None else 0,

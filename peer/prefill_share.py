@@ -12,7 +12,8 @@ from swarm.peer.scheduler import LEAST_PORTION
 
 STRETCH = 1.4
 RECENTLY_S = 1.0  # who decoded within this time will decode again
-LATELY_S = 10.0  # what decode steps took before that says little of what they would take now
+LATELY_S = 10.0  # what steps took before that says little of what they would take now
+LONG_TOKENS = 32  # of shorter prompts, what they take has little to do with their tokens
 _MEMORY = 0.9
 
 
@@ -24,7 +25,9 @@ class PrefillShare:
         self._decoded_s: dict[bytes, float] = {}
         self.decode_s: float | None = None
         self.token_s: float | None = None
+        self.prefill_s: float | None = None
         self._last_decode_s = 0.0
+        self._last_prefill_s = 0.0
 
     def ran(self, tokens: int, decoded: Collection[bytes], short: bool, took_s: float, now_s: float) -> None:
         """A batch of so many token rows has run in `took_s`: steps of sessions that `decoded`; `short` if no others."""
@@ -32,12 +35,20 @@ class PrefillShare:
         if short:
             self.decode_s = _average(self.decode_s, took_s)
             self._last_decode_s = now_s
-        elif self.decode_s is not None:
+            return
+        if tokens >= LONG_TOKENS:
+            self.prefill_s = _average(self.prefill_s, took_s / tokens)
+            self._last_prefill_s = now_s
+        if self.decode_s is not None:
             self.token_s = _average(self.token_s, max(took_s - self.decode_s, 0.0) / tokens)
 
     def decode_lately_s(self, now_s: float) -> float | None:
         """`decode_s`, if a decode step ran lately."""
         return self.decode_s if now_s - self._last_decode_s < LATELY_S else None
+
+    def prefill_lately_s(self, now_s: float) -> float | None:
+        """What each token of a long prompt takes, if such a prompt ran lately."""
+        return self.prefill_s if now_s - self._last_prefill_s < LATELY_S else None
 
     def forget(self, session: bytes) -> None:
         """This session has ended."""

@@ -1,6 +1,6 @@
 """The proof that a peer works: a real forward, by a client of its own, over the wire, before others are told of it.
 
-The same steps measure how long a layer takes.
+The same steps measure how long a layer takes, unless that is known, and so does a prompt after them.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 
 from swarm.core.config import NodeConfig
 from swarm.core.errors import NodeError, PeerError, RequestError
 from swarm.peer.offer import Offer
+from swarm.peer.speed import Speed
 from swarm.security.identity import Identity
 from swarm.shards.foreign_code import random_tensors
 from swarm.wire.control_messages import Close, Open
@@ -26,14 +27,9 @@ from swarm.wire.tensors import pack, unpack
 
 PROMPT_TOKENS = 8
 DECODE_STEPS = 4
+LEAST_PREFILL, MOST_PREFILL = 32, 128  # tokens of the prompt that is timed
+PREFILL_S = 2.0  # and how long that may take, at the speed of decoding
 TIMEOUT_S = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
-    """Seconds per layer and decoded token, the wire included."""
-
-    seconds_per_layer: float
 
 
 class _ProbeClient:
@@ -44,8 +40,12 @@ class _ProbeClient:
         self.answers.put_nowait((message, payload))
 
 
-async def probe(peer: Node, offer: Offer) -> ProbeResult:
-    """Run a few tokens through a peer that serves already.
+async def probe(peer: Node, offer: Offer, known: Speed | None = None, room: int = 0) -> Speed:
+    """Run a few tokens through a peer that serves already; returns its speed, the wire included.
+
+    Args:
+        known: what it is from earlier measurements; then only one token is decoded.
+        room: token rows that its cache has, which bounds the prompt that is timed.
 
     Raises:
         NodeError: if no right answer comes back.
@@ -57,7 +57,7 @@ async def probe(peer: Node, offer: Offer) -> ProbeResult:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             link = await node.connect(peer.peer_id, peer.addresses)
-            return await _run(link, client, offer)
+            return await _run(link, client, offer, known, room)
     except (PeerError, RequestError, TimeoutError) as error:
         raise NodeError(
             f"this peer does not pass its own test over the wire: {error or 'no answer in time'}"
@@ -66,10 +66,22 @@ async def probe(peer: Node, offer: Offer) -> ProbeResult:
         await node.stop()
 
 
-async def _run(link: Link, client: _ProbeClient, offer: Offer) -> ProbeResult:
-    session = secrets.token_bytes(16)
-    span = offer.span
-    tokens = PROMPT_TOKENS + DECODE_STEPS
+async def _run(link: Link, client: _ProbeClient, offer: Offer, known: Speed | None, room: int) -> Speed:
+    layers = len(offer.span)
+    if known is not None:
+        await _times(link, client, offer, (PROMPT_TOKENS, 1))
+        return known
+    decode_s = min((await _times(link, client, offer, (PROMPT_TOKENS, *[1] * DECODE_STEPS)))[1:])
+    tokens = min(max(int(PREFILL_S / decode_s), LEAST_PREFILL), MOST_PREFILL)
+    if tokens > room:
+        return Speed(decode_s / layers)
+    (prefill_s,) = await _times(link, client, offer, (tokens,))
+    return Speed(decode_s / layers, prefill_s / tokens / layers)
+
+
+async def _times(link: Link, client: _ProbeClient, offer: Offer, steps: Sequence[int]) -> list[float]:
+    """Seconds for steps of so many tokens, in a session of their own."""
+    session, span = secrets.token_bytes(16), offer.span
     await link.request(
         Open(
             request=0,
@@ -78,13 +90,13 @@ async def _run(link: Link, client: _ProbeClient, offer: Offer) -> ProbeResult:
             precision=offer.precision,
             start=span.start,
             end=span.end,
-            tokens=tokens,
+            tokens=sum(steps),
         ),
         timeout_s=TIMEOUT_S,
     )
     dice = torch.Generator().manual_seed(0)
     position, times = 0, []
-    for number, new in enumerate([PROMPT_TOKENS] + [1] * DECODE_STEPS):
+    for number, new in enumerate(steps):
         started = time.monotonic()
         metas, payload = pack(random_tensors(offer.shard, span, dice, tokens=new).named())
         await link.send(StepMessage(session=session, number=number, start=position, tensors=metas), payload)
@@ -92,7 +104,7 @@ async def _run(link: Link, client: _ProbeClient, offer: Offer) -> ProbeResult:
         times.append(time.monotonic() - started)
         position += new
     await link.request(Close(request=0, session=session), timeout_s=TIMEOUT_S)
-    return ProbeResult(seconds_per_layer=min(times[1:]) / len(span))
+    return times
 
 
 def _check(received: tuple[Message, memoryview], number: int) -> None:

@@ -39,6 +39,7 @@ class Load:
     total_tokens: int
     queue_s: float
     decode_s: float | None
+    prefill_s: float | None
     computed_tokens: int
 
 
@@ -86,8 +87,13 @@ class Service:
             total_tokens=self.sessions.total_tokens,
             queue_s=self._worker.queue_s,
             decode_s=self._worker.decode_lately_s,
+            prefill_s=self._worker.prefill_lately_s,
             computed_tokens=self._worker.computed_tokens,
         )
+
+    def tested(self) -> None:
+        """What ran so far was the peer's own test, and no measure of its speed."""
+        self._worker.forget_rates()
 
     @property
     def waiting(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from swarm.peer.offer import Offer
 from swarm.peer.probe import probe
 from swarm.peer.service import Doorkeeper, Service
 from swarm.peer.sessions import SessionTable
+from swarm.peer.speed import Speed
+from swarm.peer.speed_file import Setup, SpeedFile
 from swarm.peer.watch import Watch
 from swarm.shards.shard import Shard
 from swarm.shards.source import ModelSource
@@ -53,6 +56,14 @@ class Workshop:
         """What announcements call it."""
         return precision_name(str(self.dtype).removeprefix("torch."), self.config.quantize)
 
+    @property
+    def setup(self) -> Setup:
+        """What the speed of its layers depends on."""
+        is_cuda = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if is_cuda else platform.machine()
+        device = f"{self.device.type} {name}"
+        return Setup(self.source.uid, platform.node(), device, self.precision, torch.get_num_threads())
+
 
 @dataclass(slots=True)
 class Stint:
@@ -60,14 +71,14 @@ class Stint:
 
     Attributes:
         load_s: seconds that loading one layer took.
-        probed_s: seconds per layer and token that the probe found; 0 before it.
+        probed: the speed that the probe found; nothing before it.
     """
 
     shop: Workshop
     offer: Offer
     service: Service
     load_s: float
-    probed_s: float = field(default=0.0)
+    probed: Speed = field(default=Speed())
 
     @classmethod
     async def begin(cls, shop: Workshop, span: Span, held: Layers = NO_LAYERS) -> Stint:
@@ -107,18 +118,25 @@ class Stint:
         return self.offer.span
 
     @property
-    def seconds_per_layer(self) -> float:
-        """What a layer takes for a token, as sessions or, before there were any, the probe found."""
-        decode_s = self.service.load.decode_s
-        return decode_s / len(self.span) if decode_s else self.probed_s
+    def speed(self) -> Speed:
+        """What a layer takes for a token, as sessions found lately or else the probe."""
+        load, layers = self.service.load, len(self.span)
+        return Speed((load.decode_s or 0.0) / layers, (load.prefill_s or 0.0) / layers).or_else(self.probed)
 
     async def probe(self) -> None:
-        """Run a few tokens through it, over the wire.
+        """Run a few tokens through it, over the wire; fewer if its speed was measured lately.
 
         Raises:
             NodeError: if no right answer comes back.
         """
-        self.probed_s = (await probe(self.shop.node, self.offer)).seconds_per_layer
+        shop, path = self.shop, self.shop.config.speed_file
+        speeds = None if path is None else SpeedFile(path)
+        known = None if speeds is None else speeds.recall(shop.setup)
+        room = min(self.service.sessions.total_tokens, shop.config.limits.max_step_tokens)
+        self.probed = await probe(shop.node, self.offer, known, room)
+        self.service.tested()
+        if speeds is not None and known is None:
+            speeds.remember(shop.setup, self.probed)
 
     async def drain(self, within_s: float) -> None:
         """Take no new sessions; let the others go to other peers, or end, for so long."""

@@ -63,6 +63,7 @@ class Worker:
         self._deliver = deliver
         self._together = together
         self._clock = clock
+        self._batch_tokens = batch_tokens
         self._share = PrefillShare(batch_tokens)
         self._queue: list[Queued] = []
         self._running = False
@@ -89,6 +90,15 @@ class Worker:
     def decode_lately_s(self) -> float | None:
         """The same, unless the last one is so long ago that it says little of now."""
         return self._share.decode_lately_s(self._clock())
+
+    @property
+    def prefill_lately_s(self) -> float | None:
+        """What each token of a long prompt takes, in seconds, if one ran lately."""
+        return self._share.prefill_lately_s(self._clock())
+
+    def forget_rates(self) -> None:
+        """What ran so far was a test, the first steps of a cold device: it says nothing of what steps will take."""
+        self._share = PrefillShare(self._batch_tokens)
 
     @property
     def _is_quick(self) -> bool:

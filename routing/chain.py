@@ -21,6 +21,9 @@ from swarm.routing.view import SwarmView
 # What part of a peer's queue a chain is charged once; the rest in proportion to the layers that it runs there. If all
 # were charged once, a layer at a busy peer would cost as much as its whole span, and chains would not share the load.
 QUEUE_PER_VISIT = 0.2
+PREFILL_SHARE = (
+    0.25  # of a decode step is what a token of a long prompt takes on peers that have not measured it
+)
 
 
 class LinkCost(Protocol):
@@ -51,6 +54,7 @@ class ChainRequest:
         only: the only peers to use; None allows all.
         together: layers that must run on one peer.
         measured: seconds per layer of peers for which what they announce does not hold.
+        prompt_share: token rows of prompt to compute for each token to come; the chain's time for them counts.
         dearer: factors, at least 1, by which the search judges all that goes with a peer; no part of `Chain.cost_s`.
     """
 
@@ -65,11 +69,22 @@ class ChainRequest:
     only: frozenset[str] | None = None
     together: Span | None = None
     measured: Mapping[str, float] = field(default_factory=dict)
+    prompt_share: float = 0.0
     dearer: Mapping[str, float] = field(default_factory=dict)
 
     def layer_s(self, record: PeerRecord) -> float:
         """Seconds per layer to expect of this peer."""
         return self.measured.get(record.peer_id, record.seconds_per_layer)
+
+    def prefill_layer_s(self, record: PeerRecord) -> float:
+        """Seconds per layer and token of a long prompt to expect of this peer."""
+        guess_s = PREFILL_SHARE * self.layer_s(record)
+        announced_s = record.prefill_seconds_per_layer or guess_s
+        return max(announced_s, guess_s) if record.peer_id in self.measured else announced_s
+
+    def token_layer_s(self, record: PeerRecord) -> float:
+        """Seconds per layer for one token to come, with its share of the prompt."""
+        return self.layer_s(record) + self.prompt_share * self.prefill_layer_s(record)
 
     def wait_s(self, record: PeerRecord) -> float:
         """What its queue, and its cache as far as it is full, cost a session of this size."""
@@ -106,7 +121,9 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Hops that cover a span without gap or overlap, all of one precision; `cost_s` is what one token should take.
+    """Hops that cover a span without gap or overlap, all of one precision.
+
+    `cost_s` is what one token should take, with its share of the prompt.
 
     A peer stands in two hops only where that is cheaper and it has room for both.
     """
@@ -182,7 +199,7 @@ def _terrain(peers: list[PeerRecord], span: Span, request: ChainRequest) -> Terr
     room = np.array([r.free_tokens for r in peers])
     visit_s, layer_s = charge(
         np.array([request.wait_s(r) for r in peers]),
-        np.array([request.layer_s(r) for r in peers]),
+        np.array([request.token_layer_s(r) for r in peers]),
         ends - starts,
     )
     return Terrain(

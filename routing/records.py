@@ -52,7 +52,8 @@ class PeerState(StrEnum):
 class PeerRecord(BaseModel):
     """An announcement. Times are DHT time (seconds since the epoch).
 
-    `seconds_per_layer` 0 means not measured yet; `links` maps other peers to one-way seconds from this one;
+    `seconds_per_layer` is what a decode step takes, `prefill_seconds_per_layer` what each token of a long prompt does;
+    0 means not measured yet; `links` maps other peers to one-way seconds from this one;
     `coordinate` (two places, height, error, see `swarm.routing.vivaldi`) predicts links that nobody has measured;
     `pinned` peers never move; `load_s` is what loading one layer takes, 0 if unknown.
     `free_tokens` and `total_tokens` count token rows of the KV cache; `batching` is how steps of several sessions run;
@@ -75,6 +76,7 @@ class PeerRecord(BaseModel):
     batching: Annotated[_Text, Field(max_length=32)] = ""
     codings: Annotated[tuple[Annotated[_Text, Field(max_length=16)], ...], Field(max_length=8)] = ()
     seconds_per_layer: _Seconds = 0.0
+    prefill_seconds_per_layer: _Seconds = 0.0
     queue_s: _Seconds = 0.0
     sessions: _Count = 0
     free_tokens: _Count = 0

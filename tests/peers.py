@@ -192,6 +192,7 @@ class LocalSwarm:
             "TMPDIR": str(self.temp_folder),
             "HOME": str(self.folder),
             "XDG_CONFIG_HOME": str(self.folder),
+            "XDG_CACHE_HOME": str(self.folder),
         }
         return home | (env or {})
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from swarm.core.errors import SwarmUnavailable
 from swarm.core.span import Span
-from swarm.routing.chain import QUEUE_PER_VISIT, Chain, ChainRequest, Hop, find_chain
+from swarm.routing.chain import PREFILL_SHARE, QUEUE_PER_VISIT, Chain, ChainRequest, Hop, find_chain
 from swarm.routing.latency import LatencyTable
 from swarm.routing.pressure import ALL_OF_IT, STEEPNESS
 from swarm.routing.records import PeerRecord, PeerState
@@ -45,7 +45,9 @@ def cost_s(hops: tuple[Hop, ...], view: SwarmView, request: ChainRequest) -> flo
         full = min(request.tokens / record.free_tokens, 1.0) ** STEEPNESS * ALL_OF_IT
         wait_s = record.queue_s + full * len(record.span) * record.seconds_per_layer
         queue_s = wait_s * (QUEUE_PER_VISIT + (1 - QUEUE_PER_VISIT) * used)
-        total += request.links.link_s(at, hop.peer_id) + queue_s + len(hop.span) * record.seconds_per_layer
+        prefill_s = record.prefill_seconds_per_layer or PREFILL_SHARE * record.seconds_per_layer
+        layer_s = record.seconds_per_layer + request.prompt_share * prefill_s
+        total += request.links.link_s(at, hop.peer_id) + queue_s + len(hop.span) * layer_s
         at = hop.peer_id
     return total + request.links.link_s(at, request.sink)
 
@@ -93,6 +95,7 @@ def peers(draw: st.DrawFn, peer_id: str) -> PeerRecord:
         (span.start, span.end),
         N_LAYERS,
         seconds_per_layer=draw(SECONDS),
+        prefill_seconds_per_layer=draw(st.sampled_from((0.0, 0.001, 0.01))),
         queue_s=draw(SECONDS),
         free_tokens=draw(st.sampled_from((10, 20, 30, 5, 0))),
         precision=draw(st.sampled_from(("float32", "float32", "bfloat16"))),
@@ -112,6 +115,7 @@ def requests(draw: st.DrawFn) -> ChainRequest:
         tokens=draw(st.sampled_from((10, 5, 1))),
         precision=draw(st.sampled_from((None, None, "float32", "bfloat16", "int8"))),
         coding=draw(st.sampled_from((None, None, "int8"))),
+        prompt_share=draw(st.sampled_from((0.0, 0.0, 0.5, 20.0))),
         avoid=frozenset(draw(st.sets(st.sampled_from(PEERS), max_size=1))),
         together=draw(st.sampled_from((None, None, Span(1, 3), Span(2, 5), Span(0, 2)))),
     )
@@ -287,3 +291,22 @@ def test_a_chain_changes_peers_only_outside_of_layers_that_stay_together() -> No
     assert [str(hop.span) for hop in find_chain(view, Span(0, 8), REQUEST).hops] == ["0:4", "4:8"]
     held = find_chain(view, Span(0, 8), replace(REQUEST, together=Span(2, 6))).hops
     assert held == (Hop("front", Span(0, 6)), Hop("back", Span(6, 8)))
+
+
+def test_a_long_prompt_goes_where_prompts_are_fast_and_a_long_answer_where_tokens_are() -> None:
+    talker = make_record("talker", (0, 12), seconds_per_layer=0.01, prefill_seconds_per_layer=0.009)
+    reader = make_record("reader", (0, 12), seconds_per_layer=0.02, prefill_seconds_per_layer=0.001)
+    view = make_view(talker, reader)
+    for share, chosen in ((0.1, "talker"), (100.0, "reader")):
+        chain = find_chain(view, Span(0, 12), replace(REQUEST, prompt_share=share))
+        assert chain.hops[0].peer_id == chosen
+
+
+def test_who_has_not_measured_prompts_is_judged_by_decoding() -> None:
+    old = make_record("old", (0, 12), seconds_per_layer=0.01)
+    request = replace(REQUEST, prompt_share=100.0)
+    assert request.prefill_layer_s(old) == 0.01 * PREFILL_SHARE
+    measured = old.model_copy(update={"prefill_seconds_per_layer": 0.001})
+    assert request.prefill_layer_s(measured) == 0.001
+    straggler = replace(request, measured={"old": 1.0})
+    assert straggler.prefill_layer_s(measured) == PREFILL_SHARE, "who is slow is slow at prompts, too"

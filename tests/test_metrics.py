@@ -180,13 +180,13 @@ def _watch_a_peer(swarm: LocalSwarm) -> None:
     assert done.status == 0
     with urllib.request.urlopen(url, timeout=10) as answer:
         found = numbers(answer.read().decode())
-    assert found["swarm_peer_opened_sessions_total"] == 2  # the peer's own probe was the first
+    assert found["swarm_peer_opened_sessions_total"] == 3  # the peer's own probe had two
     assert found["swarm_peer_bytes_total direction=in"] > 1000
     peer.terminate()
     assert peer.wait(20.0) == 0
     records = [json.loads(line) for line in peer.stderr_path.read_text().splitlines()]
     opened = [record["session"] for record in records if record["message"] == "session open"]
     ended = [record["session"] for record in records if record["message"] == "session ended"]
-    assert len(opened) == 2
+    assert len(opened) == 3
     assert opened == ended
     assert "xylophone" not in peer.log

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.peer.absences import Absences
-from swarm.peer.prefill_share import LATELY_S, RECENTLY_S, STRETCH, PrefillShare
+from swarm.peer.prefill_share import LATELY_S, LONG_TOKENS, RECENTLY_S, STRETCH, PrefillShare
 from swarm.peer.scheduler import (
     DECODE_TOKENS,
     LEAST_PORTION,
@@ -175,6 +175,17 @@ def test_what_decode_steps_take_is_forgotten_when_none_ran_for_long() -> None:
     share.ran(1, [b"a"], True, 0.02, 5.0)
     assert share.decode_lately_s(5.0 + 0.9 * LATELY_S) == 0.02
     assert share.decode_lately_s(5.0 + LATELY_S) is None
+
+
+def test_what_a_token_of_a_prompt_takes_is_learnt_from_long_prompts_alone() -> None:
+    share = PrefillShare(2048)
+    share.ran(LONG_TOKENS - 1, [], False, 9.0, 1.0)
+    assert share.prefill_lately_s(1.0) is None
+    share.ran(100, [], False, 0.5, 2.0)
+    assert share.prefill_lately_s(2.0) == 0.005
+    share.ran(100, [], False, 1.5, 3.0)
+    assert share.prefill_lately_s(3.0) == pytest.approx(0.006), "new prompts move it a little"
+    assert share.prefill_lately_s(3.0 + LATELY_S) is None
 
 
 def test_a_batch_beside_decoding_sessions_takes_a_bounded_multiple_of_their_step() -> None:

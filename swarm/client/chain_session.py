@@ -129,9 +129,11 @@ class ChainSession:
 
     def shape(self) -> SessionShape:
         """What the hops of this session are opened with, now that so much is behind it."""
+        rows, length = self._history.rows, self._history.length
         return SessionShape(
             model_uid=self._shared.model_uid,
-            tokens=self._history.rows * max(self._max_tokens, self._history.length),
+            tokens=rows * max(self._max_tokens, length),
+            prompt_share=rows * length / max(self._max_tokens - length, 1),
             rollback=self._rollback,
             timeout_s=self._shared.config.open_timeout_s,
             coding=self._shared.config.coding,

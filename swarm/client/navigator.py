@@ -234,6 +234,7 @@ class Navigator:
             busy=self._rests.resting(_now_s()),
             only=request.only,
             together=request.together or self.together,
+            prompt_share=request.prompt_share,
             measured=self._paces.stragglers(self.view.by_id, _now_s()),
         )
 

@@ -120,6 +120,7 @@ class Repairer:
             precision=precision,
             coding=shape.coding,
             only=self.only,
+            prompt_share=shape.prompt_share,
         )
         known = self._shared.routes.find(shape.prefix)
         fresh = replace(wish, without=frozenset(self.left))
@@ -147,7 +148,7 @@ class Repairer:
         after = hops[gap.last + 1] if gap.last + 1 < len(hops) else None
         if before is None and after is None:
             raise Rebuild
-        wish = self.wish(hops, gap.first, gap.last, shape)
+        wish = replace(self.wish(hops, gap.first, gap.last, shape), prompt_share=shape.prompt_share)
         chain = await self._shared.navigator.wait_for_plan(gap.span(hops), wish, give_up_s)
         new = await self.open(chain, shape, before, after)
         repaired = [*hops[: gap.first], *new, *hops[gap.last + 1 :]]
@@ -169,7 +170,7 @@ class Repairer:
         shape: SessionShape,
         without: frozenset[str] = frozenset(),
     ) -> ChainWish:
-        """What is wanted in the place of `hops[first : last + 1]`."""
+        """What is wanted in the place of `hops[first : last + 1]`, for decoding alone."""
         return ChainWish(
             tokens=shape.tokens,
             dtype=self.dtype,

@@ -10,12 +10,11 @@ from swarm.client.hop import RemoteHop, SessionShape
 from swarm.client.repair import Repairer
 from swarm.client.shared import Shared
 from swarm.core.errors import SwarmError
-from swarm.routing.chain import Hop
+from swarm.routing.chain import PREFILL_SHARE, Hop
 from swarm.routing.replan import Decline, Occasions, Switch
 from swarm.shards.history import History
 
 logger = logging.getLogger(__name__)
-PREFILL_SHARE = 0.25  # of what a decode step takes, for each token of a replay, until it has been measured
 
 
 class Replanner:

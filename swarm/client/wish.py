@@ -21,6 +21,7 @@ class ChainWish:
         coding: how activations are coded on the wire; None if they are not.
         together: layers that one peer must serve; None: those that this model cannot divide.
         without: peers that are not to be used.
+        prompt_share: token rows of prompt to compute for each token to come.
     """
 
     tokens: int
@@ -32,3 +33,4 @@ class ChainWish:
     coding: Coding | None = None
     together: Span | None = None
     without: frozenset[str] = frozenset()
+    prompt_share: float = 0.0

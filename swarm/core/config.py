@@ -87,7 +87,8 @@ class PeerConfig:
 
     `layers` None means auto, `cache_tokens` None means what fits, `metrics` None means no page of metrics. `max_layers`
     bounds auto. Given layers are never left, whatever `balance` says, but for those that `layers_file` names later.
-    `slowdown_file` is for tests: computing takes as many times as long as the number in it says.
+    `slowdown_file` is for tests: computing takes as many times as long as the number in it says. `speed_file` is where
+    measured speeds are kept.
     """
 
     model: ModelConfig
@@ -106,6 +107,7 @@ class PeerConfig:
     metrics: MetricsConfig | None = None
     layers_file: Path | None = None
     slowdown_file: Path | None = None
+    speed_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
