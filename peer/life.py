@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -19,13 +20,13 @@ from swarm.core.version import VERSION
 from swarm.peer.announcer import Announcer
 from swarm.peer.balancer import Balancer
 from swarm.peer.orders import Orders
-from swarm.peer.position import Position
 from swarm.peer.ready import ReadyInfo, write_ready_file
 from swarm.peer.speed import Speed
 from swarm.peer.stint import NO_LAYERS, Layers, Stint, Workshop
 from swarm.peer.stop_signals import StopSignals
 from swarm.routing.decision import Decision
 from swarm.routing.placement import Newcomer, join, settle
+from swarm.routing.position import Position
 from swarm.routing.records import PeerRecord, PeerState
 from swarm.routing.refresh import Refresher
 from swarm.routing.seats import Board
@@ -45,7 +46,7 @@ class Life:
         self._config = shop.config
         self._announcer = Announcer(shop.node.directory, self._record, self._config.limits.lease_s)
         self._refresher = Refresher(shop.node.directory, shop.source.uid, protocol=PROTOCOL_VERSION)
-        self._position = Position()
+        self._position = Position(random.random)
         self._stint: Stint | None = None
         self._span = Span(0, 1)  # where it serves, or will as soon as it has loaded; set by `run`
         self._claim: Span | None = None

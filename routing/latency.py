@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain, repeat
 from math import isfinite
 
@@ -39,6 +40,7 @@ class LatencyTable:
         self._measured: dict[tuple[str, str], float] = {}
         self._published: dict[str, dict[str, float]] = {}
         self._places: dict[str, Coordinate] = {}
+        self._own: dict[str, Coordinate] = {}
 
     def observe(self, source: str, sink: str, one_way_s: float) -> None:
         """Take one measurement into the moving average; impossible values and a node to itself are ignored."""
@@ -60,6 +62,10 @@ class LatencyTable:
         places = {record.peer_id: Coordinate(*record.coordinate) for record in known if record.coordinate}
         self._places = {peer: place for peer, place in places.items() if place.error <= TRUSTED_ERROR}
 
+    def locate(self, peer_id: str, place: Coordinate) -> None:
+        """Say where a node is that publishes nothing: this one."""
+        self._own = {peer_id: place} if place.error <= TRUSTED_ERROR else {}
+
     def retain(self, peer_ids: Collection[str]) -> None:
         """Forget pairs of which either end is not among `peer_ids` (which includes this node)."""
         kept = set(peer_ids)
@@ -72,8 +78,11 @@ class LatencyTable:
         known_s = self.known_s(source, sink)
         if known_s is not None:
             return known_s
-        here, there = self._places.get(source), self._places.get(sink)
+        here, there = self._place(source), self._place(sink)
         return self._default_s if here is None or there is None else here.rtt_s(there) / 2
+
+    def _place(self, peer_id: str) -> Coordinate | None:
+        return self._own.get(peer_id) or self._places.get(peer_id)
 
     def known_s(self, source: str, sink: str) -> float | None:
         """Like `link_s`, but None where nobody has measured."""
@@ -134,3 +143,14 @@ class LatencyTable:
         """Measured links from `source` for its record: the `limit` nearest, in whole microseconds, nearest first."""
         own = sorted((s, sink) for (origin, sink), s in self._measured.items() if origin == source)
         return {sink: round(s, _MICROSECOND_DIGITS) for s, sink in own[:limit]}
+
+
+@dataclass(frozen=True, slots=True)
+class KnownLinks:
+    """What a table knows from measurements alone; 0 for other pairs."""
+
+    table: LatencyTable
+
+    def link_s(self, source: str, sink: str) -> float:
+        """One-way seconds from `source` to `sink`."""
+        return self.table.known_s(source, sink) or 0.0

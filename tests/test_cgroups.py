@@ -35,7 +35,7 @@ def memory(group: str, limit: int, used: int) -> dict[str, str | int]:
 
 def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert free_bytes(tmp_path) is None
-    write(tmp_path, {"proc/self/cgroup": "0::/\n"} | unified("", "max\n", 5))
+    write(tmp_path, unified("", "max\n", 5) | {"proc/self/cgroup": "0::/\n"})
     assert free_bytes(tmp_path) is None
 
 
@@ -64,7 +64,7 @@ def test_a_group_without_limit_in_one_with_a_limit(tmp_path: Path) -> None:
 
 
 def test_version_1_has_other_files_and_says_no_limit_by_a_huge_number(tmp_path: Path) -> None:
-    write(tmp_path, {"proc/self/cgroup": V1} | memory("", NO_LIMIT_V1, 7000))
+    write(tmp_path, memory("", NO_LIMIT_V1, 7000) | {"proc/self/cgroup": V1})
     write(tmp_path, memory("/docker", NO_LIMIT_V1, 5000) | memory("/docker/box", 3000, 1000))
     assert free_bytes(tmp_path) == 2000
     write(tmp_path, memory("/docker", 5500, 5000))
@@ -73,7 +73,7 @@ def test_version_1_has_other_files_and_says_no_limit_by_a_huge_number(tmp_path: 
 
 
 def test_with_both_versions_the_smaller_one_counts(tmp_path: Path) -> None:
-    write(tmp_path, {"proc/self/cgroup": V1 + "0::/box\n"} | memory("/docker/box", 3000, 1000))
+    write(tmp_path, memory("/docker/box", 3000, 1000) | {"proc/self/cgroup": V1 + "0::/box\n"})
     write(tmp_path, unified("/box", 900, 100))
     assert free_bytes(tmp_path) == 800
 

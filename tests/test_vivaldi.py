@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from swarm.peer.position import Position
+from swarm.routing.position import Position
 from swarm.routing.vivaldi import FARTHEST_S, LEAST_HEIGHT_S, Coordinate
 from tests.records import make_record
 
@@ -78,7 +78,7 @@ def test_impossible_coordinates_are_no_records(coordinate: tuple[float, ...]) ->
 
 
 def test_peers_find_their_places_from_round_trips_and_records() -> None:
-    positions = {name: Position(random.Random(name)) for name in "abc"}
+    positions = {name: Position(random.Random(name).random) for name in "abc"}
     true_s = {("a", "b"): 0.1, ("a", "c"): 0.1, ("b", "c"): 0.02}
     for _ in range(200):
         records = {

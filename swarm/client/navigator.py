@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from swarm.client.outlook import Outlook
@@ -17,9 +17,10 @@ from swarm.core.precision import dtype_of
 from swarm.core.span import Span
 from swarm.routing.breaker import CircuitBreaker
 from swarm.routing.chain import Chain, ChainRequest, Hop, price
-from swarm.routing.latency import LatencyTable
+from swarm.routing.latency import KnownLinks, LatencyTable
 from swarm.routing.observed import ObservedPaces
 from swarm.routing.opened import OpenedSessions
+from swarm.routing.position import Position
 from swarm.routing.records import PeerRecord
 from swarm.routing.refresh import RecordSource, Refresher
 from swarm.routing.rests import Rests
@@ -31,6 +32,7 @@ from swarm.wire.messages import PROTOCOL_VERSION
 logger = logging.getLogger(__name__)
 MOST_MEASURED = 32
 MEASURE_TIMEOUT_S = 3.0
+LEARNING_ROUNDS = 4  # so that the first session has some use of its place
 POLL_S = 0.25
 
 
@@ -66,6 +68,7 @@ class Navigator:
         self._rests = Rests()
         self._opened = OpenedSessions()
         self._draw = draw
+        self._position = Position(draw)
         self._paces = ObservedPaces()
         self._refresher = Refresher(
             node.directory, model_uid, protocol=PROTOCOL_VERSION, period_s=config.refresh_s
@@ -79,6 +82,7 @@ class Navigator:
         self._latencies.retain({self._node.peer_id, *self.view.by_id})
         self._paces.retain(self.view.by_id)
         await self._measure()
+        self._find_place()
 
     async def run(self) -> None:
         """Refresh for ever; where that fails, what is known stays until its leases end."""
@@ -103,6 +107,13 @@ class Navigator:
         ]
         await asyncio.gather(*(self._dial(record) for record in fresh[:MOST_MEASURED]))
         self._observe_links()
+
+    def _find_place(self) -> None:
+        """Where this client is among the peers, from its links: it predicts those that it has not."""
+        rtts_s = [(link.peer_id, link.rtt_s) for link in self._node.links()]
+        for _ in range(LEARNING_ROUNDS):
+            self._position.learn(rtts_s, self.view.by_id)
+        self._latencies.locate(self._node.peer_id, self._position.place)
 
     def _observe_links(self) -> None:
         for link in self._node.links():
@@ -197,7 +208,7 @@ class Navigator:
         if record is None:
             return None
         wanted = self._chain_request(request, record.precision)
-        return price(hop, record, replace(wanted, links=_KnownLinks(self._latencies)))
+        return price(hop, record, replace(wanted, links=KnownLinks(self._latencies)))
 
     def still_serves(self, chain: Chain, request: ChainWish) -> bool:
         """Whether every peer of an earlier chain can be used for this, as far as the picture says, and is not slow."""
@@ -279,16 +290,6 @@ class Navigator:
                 return chain
             await asyncio.sleep(min(POLL_S, left))
             await self.refresh()
-
-
-@dataclass(frozen=True, slots=True)
-class _KnownLinks:
-    """A `LinkCost` of what is known alone."""
-
-    table: LatencyTable
-
-    def link_s(self, source: str, sink: str) -> float:
-        return self.table.known_s(source, sink) or 0.0
 
 
 def _now_s() -> float:
