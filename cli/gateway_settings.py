@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,7 @@ from swarm.cli.setting_types import (
     Count,
     File,
     Host,
+    Origins,
     Port,
     Seconds,
     ShortName,
@@ -47,6 +48,14 @@ class GatewaySettings(PeersSettings, ModelSettings, LogSettings):
     open: Annotated[
         Switch, Field(description="Serve everybody who can connect, also from other machines.")
     ] = False
+    allow_origin: Annotated[
+        Origins,
+        Shown("ORIGIN", default="none but the gateway's own page"),
+        Field(
+            description="Pages that may ask from a browser, such as https://chat.example; * allows all; may be given "
+            "several times."
+        ),
+    ] = ()
     sessions: Annotated[
         Count,
         Field(
@@ -58,6 +67,13 @@ class GatewaySettings(PeersSettings, ModelSettings, LogSettings):
     drain_s: Annotated[
         Seconds, Field(description="After Ctrl-C, let running answers end for at most so many seconds.")
     ] = 30.0
+    speculate: Annotated[
+        Literal["auto", "off"],
+        Field(
+            description="auto: draft tokens from an answer's own text and verify several in one pass, where the model "
+            "can take them back and it pays: for few answers at once over slow links."
+        ),
+    ] = "off"
     threads: Annotated[
         Count, Field(description="CPU threads of one operation; every answer has a thread of its own.")
     ] = 1
@@ -102,10 +118,12 @@ class GatewaySettings(PeersSettings, ModelSettings, LogSettings):
             name=self.name,
             host=self.host,
             port=self.port,
+            allowed_origins=self.allow_origin,
             sessions=self.sessions,
             queue=self.queue,
             keys=self.keys,
             drain_s=self.drain_s,
+            speculate=self.speculate,
             threads=self.threads,
             ready_file=self.ready_file,
             otlp=self.otlp,

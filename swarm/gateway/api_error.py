@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from swarm.core.errors import Interrupted, PeerBusy, PeerError, RequestError, SwarmError, SwarmUnavailable
@@ -51,7 +52,9 @@ class ApiError(SwarmError):
     @property
     def headers(self) -> dict[str, str]:
         """Retry-After in whole seconds, and for 401 how to authenticate."""
-        found = {} if self.retry_after_s is None else {"Retry-After": str(max(1, round(self.retry_after_s)))}
+        found = (
+            {} if self.retry_after_s is None else {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
+        )
         return found | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
     def openai(self) -> dict[str, Any]:
@@ -61,12 +64,12 @@ class ApiError(SwarmError):
         )
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
-    def anthropic(self) -> dict[str, Any]:
+    def anthropic(self, request_id: str | None = None) -> dict[str, Any]:
         """The body as the Anthropic API has it."""
         fallback = "invalid_request_error" if self.status < 500 else "api_error"
         kind = _ANTHROPIC_KINDS.get(self.status, fallback)
         text = f"{self.param}: {self}" if self.param else str(self)
-        return {"type": "error", "error": {"type": kind, "message": text}}
+        return {"type": "error", "error": {"type": kind, "message": text}, "request_id": request_id}
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:

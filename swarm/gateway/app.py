@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -19,6 +21,7 @@ from swarm.gateway.chat_api import ChatDialect, chat_ask
 from swarm.gateway.chat_schema import ChatRequest
 from swarm.gateway.completions_api import CompletionDialect, CompletionRequest, completion_ask
 from swarm.gateway.embeddings_api import EmbeddingsRequest, EmbeddingsResponse
+from swarm.gateway.envelope import Envelope
 from swarm.gateway.health import add_health
 from swarm.gateway.map_api import add_map
 from swarm.gateway.messages_api import MessagesDialect, messages_ask, messages_plan
@@ -42,8 +45,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_app(gateway: Gateway, max_body_bytes: int) -> FastAPI:
-    """The application around one gateway."""
+def build_app(gateway: Gateway, max_body_bytes: int, allowed_origins: Sequence[str] = ()) -> FastAPI:
+    """The application around one gateway, which pages of these origins may ask, too."""
     app = FastAPI(
         title="layerswarm gateway",
         version=VERSION,
@@ -52,6 +55,15 @@ def build_app(gateway: Gateway, max_body_bytes: int) -> FastAPI:
         responses=REFUSALS,
     )
     app.add_middleware(BodyLimit, most_bytes=max_body_bytes)
+    app.add_middleware(Envelope)
+    if allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=allowed_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-swarm-chain", "server-timing", "x-request-id", "retry-after"],
+        )
     _add_errors(app, gateway)
     add_health(app, gateway)
     add_models(app, gateway)
@@ -114,7 +126,7 @@ def _add_errors(app: FastAPI, gateway: Gateway) -> None:
         speaks_anthropic = (
             request.url.path.startswith("/v1/messages") or "anthropic-version" in request.headers
         )
-        body = error.anthropic() if speaks_anthropic else error.openai()
+        body = error.anthropic(request.state.origin.request_id) if speaks_anthropic else error.openai()
         return JSONResponse(body, error.status, headers=error.headers)
 
     @app.exception_handler(ApiError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from swarm.core.config import ClientConfig, ModelConfig
 
@@ -15,6 +16,7 @@ class GatewayConfig:
     Attributes:
         peers: addresses of nodes of the swarm.
         name: what clients call the model; None takes the model's own name.
+        allowed_origins: whose pages may ask from a browser, beside the gateway's own; `*` allows all.
         sessions: answers that are generated at once.
         queue: requests that may wait for their turn.
         keys: file of the API keys; None serves everybody.
@@ -22,6 +24,7 @@ class GatewayConfig:
         threads: CPU threads for one operation of the client's part.
         max_body_bytes: of one request.
         ready_file: where it is written that the gateway serves.
+        speculate: `auto` drafts tokens from an answer's own text and verifies several in one pass; `off` does not.
         otlp: URL that takes traces over OTLP; None sends none.
     """
 
@@ -32,6 +35,7 @@ class GatewayConfig:
     name: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
+    allowed_origins: tuple[str, ...] = ()
     sessions: int = 16
     queue: int = 64
     keys: Path | None = None
@@ -39,4 +43,5 @@ class GatewayConfig:
     threads: int = 1
     max_body_bytes: int = 8 << 20
     ready_file: Path | None = None
+    speculate: Literal["auto", "off"] = "off"
     otlp: str | None = None
