@@ -12,6 +12,7 @@ import typer
 
 from swarm.cli.claimed_identity import claimed_identity
 from swarm.cli.event_loop import run_async
+from swarm.cli.log_settings import LogSettings
 from swarm.cli.options import command_of
 from swarm.cli.ready_file import clear_ready_file
 from swarm.cli.serve_settings import NodeSettings
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from swarm.wire.node import Node
 
 
-class BootstrapSettings(NodeSettings):
+class BootstrapSettings(NodeSettings, LogSettings):
     """`swarm bootstrap`."""
 
     PANEL = "Options"
@@ -34,13 +35,14 @@ def bootstrap(settings: BootstrapSettings) -> None:
 
     Give it a --port, so that its address stays the same when it starts again. Any peer's address serves as well.
     """
+    settings.start_log()
     clear_ready_file(settings.ready_file)
     with claimed_identity(settings.identity, "identity-bootstrap") as identity:
         run_async(_run(settings, identity))
 
 
 async def _run(settings: BootstrapSettings, identity: Path) -> None:
-    from swarm.peer.ready import ReadyInfo, write_ready_file
+    from swarm.peer.ready import ReadyInfo, tell_ready
     from swarm.routing.announcement import claims
     from swarm.security.identity import Identity
     from swarm.wire.node import Node  # imports hivemind
@@ -51,8 +53,7 @@ async def _run(settings: BootstrapSettings, identity: Path) -> None:
     )
     try:
         info = ReadyInfo(node.peer_id, tuple(node.addresses), None, None, os.getpid())
-        if settings.ready_file is not None:
-            write_ready_file(settings.ready_file, info)
+        tell_ready(info, settings.ready_file)
         for line in _start_up_lines(info.addresses):
             typer.echo(line)
         await _stopped_or_failed(node, stopped)

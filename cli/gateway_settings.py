@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -58,6 +58,13 @@ class GatewaySettings(PeersSettings, ModelSettings, LogSettings):
     drain_s: Annotated[
         Seconds, Field(description="After Ctrl-C, let running answers end for at most so many seconds.")
     ] = 30.0
+    speculate: Annotated[
+        Literal["auto", "off"],
+        Field(
+            description="auto: draft tokens from an answer's own text and verify several in one pass, where the model "
+            "can take them back and it pays: for few answers at once over slow links."
+        ),
+    ] = "off"
     threads: Annotated[
         Count, Field(description="CPU threads of one operation; every answer has a thread of its own.")
     ] = 1
@@ -106,6 +113,7 @@ class GatewaySettings(PeersSettings, ModelSettings, LogSettings):
             queue=self.queue,
             keys=self.keys,
             drain_s=self.drain_s,
+            speculate=self.speculate,
             threads=self.threads,
             ready_file=self.ready_file,
             otlp=self.otlp,

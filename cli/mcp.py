@@ -25,6 +25,7 @@ def mcp(settings: McpSettings) -> None:
     Over stdin and stdout, as programs that start it expect, or with --http on a port until Ctrl-C. The swarm is joined
     when a client first asks for something.
     """
+    settings.start_log()
     clear_ready_file(settings.ready_file)
     config = settings.mcp_config()
     try:

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from swarm.cli.log_settings import LogSettings
 from swarm.cli.setting_types import Count, File, Host, Port, Seconds, Shown, Switch, WholeNumber
 from swarm.cli.settings import ModelSettings, PeersSettings
 from swarm.core.config import ClientConfig, Precision
@@ -15,7 +16,7 @@ from swarm.mcp_server.config import McpConfig
 _CLIENT = ClientConfig()
 
 
-class McpSettings(PeersSettings, ModelSettings):
+class McpSettings(PeersSettings, ModelSettings, LogSettings):
     """`swarm mcp MODEL`."""
 
     PANEL = "Options"

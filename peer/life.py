@@ -20,7 +20,7 @@ from swarm.core.version import VERSION
 from swarm.peer.announcer import Announcer
 from swarm.peer.balancer import Balancer
 from swarm.peer.orders import Orders
-from swarm.peer.ready import ReadyInfo, write_ready_file
+from swarm.peer.ready import ReadyInfo, tell_ready
 from swarm.peer.speed import Speed
 from swarm.peer.stint import NO_LAYERS, Layers, Stint, Workshop
 from swarm.peer.stop_signals import StopSignals
@@ -108,8 +108,7 @@ class Life:
         name = self._shop.source.short_name
         span, url = str(self._span), self._shop.watch.url
         info = ReadyInfo(node.peer_id, tuple(node.addresses), name, span, os.getpid(), url)
-        if self._config.ready_file is not None:
-            write_ready_file(self._config.ready_file, info)
+        tell_ready(info, self._config.ready_file)
         on_ready(info)
 
     async def _watch_node(self) -> None:

@@ -1,11 +1,14 @@
-"""What a node says once it serves, and the file in which scripts read it."""
+"""What a node says once it serves: in its log, and in a file for scripts."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +26,22 @@ class ReadyInfo:
     metrics: str | None = None
 
 
-def write_ready_file(path: Path, info: ReadyInfo) -> None:
-    """Write `info` as JSON in one atomic step, so that a reader sees all of it or nothing."""
-    draft = path.with_name(f".{path.name}.{info.pid}")
+def tell_ready(info: ReadyInfo, path: Path | None) -> None:
+    """Log that the node serves, and write it into the file, if there is to be one."""
+    logger.info("serving", extra=_fields(info))
+    if path is not None:
+        _write(path, info)
+
+
+def _fields(info: ReadyInfo) -> dict[str, object]:
     fields = {**asdict(info), "addresses": list(info.addresses)}
     if info.metrics is None:
         del fields["metrics"]
-    draft.write_text(json.dumps(fields) + "\n", encoding="utf-8")
+    return fields
+
+
+def _write(path: Path, info: ReadyInfo) -> None:
+    """In one atomic step, so that a reader sees all of it or nothing."""
+    draft = path.with_name(f".{path.name}.{info.pid}")
+    draft.write_text(json.dumps(_fields(info)) + "\n", encoding="utf-8")
     os.replace(draft, path)

@@ -19,8 +19,11 @@ import uvicorn
 from transformers import AutoModelForCausalLM
 
 from swarm.builtin import demo_path
+from swarm.client.draft_length import DraftLength
+from swarm.client.model import SwarmModel
 from swarm.client.outlook import Outlook
 from swarm.client.profile import StepProfile
+from swarm.client.speculation import Speculation
 from swarm.client.stats import ClientStats
 from swarm.core.config import ModelConfig
 from swarm.core.errors import SwarmError
@@ -42,6 +45,7 @@ from tests.records import make_view
 from tests.waiting import wait_for
 
 BODY_BYTES = 1 << 20
+DRAFT = 6  # tokens
 
 
 class LocalLine:
@@ -102,7 +106,7 @@ class LocalModel:
         self.gate.set()
         self.error: SwarmError | None = None
 
-    def line(self, max_tokens: int, only: frozenset[str] | None = None) -> LocalLine:
+    def line(self, max_tokens: int, only: frozenset[str] | None = None, *, drafts: bool = False) -> LocalLine:
         line = LocalLine()
         self.lines.append(line)
         return line
@@ -142,11 +146,21 @@ class ScriptedModel(LocalModel):
         streamer.end()
 
 
+class AlwaysDrafts(DraftLength):
+    """Drafts whether it pays or not."""
+
+    def choose(self, basis: int) -> int:
+        return DRAFT
+
+
 @cache
 def local_demo() -> Any:
-    """The whole demo model."""
+    """The whole demo model, which drafts as models of a swarm do."""
     auto: Any = AutoModelForCausalLM
-    return auto.from_pretrained(demo_path(), dtype=torch.float32, local_files_only=True)
+    model = auto.from_pretrained(demo_path(), dtype=torch.float32, local_files_only=True)
+    model.__class__ = type("LocalDemo", (SwarmModel, type(model)), {})
+    model.speculation = Speculation(ClientStats(), True, AlwaysDrafts())
+    return model
 
 
 @cache
@@ -191,15 +205,18 @@ def make_gateway(
     keys: Path | None = None,
     clock: Callable[[], float] = time.monotonic,
     pooling: Pooling | None = None,
+    *,
+    speculates: bool = False,
+    silence_s: float = 10.0,
 ) -> Gateway:
     """A gateway over `model`, which has the demo's tokenizer."""
     vocabulary = Vocabulary(demo_tokenizer(), model.config, model.generation_config)
     admission = Admission(sessions, queue)
     stats = getattr(model, "stats", None) or ClientStats()
     meter = Meter(admission, stats, clock)
-    desk = Desk(model, vocabulary, admission, meter)
+    desk = Desk(model, vocabulary, admission, meter, speculates=speculates)
     lookout = Lookout(model.swarm.look, admission, stats)
-    return Gateway("demo", Prompter(vocabulary, "demo"), desk, Door(keys), meter, lookout, pooling)
+    return Gateway("demo", Prompter(vocabulary, "demo"), desk, Door(keys), meter, lookout, pooling, silence_s)
 
 
 @contextmanager

@@ -40,6 +40,14 @@ def test_a_bootstrap_node_writes_a_ready_file_without_a_model(swarm: LocalSwarm)
     assert psutil.pid_exists(ready["pid"])
 
 
+def test_a_bootstrap_node_logs_as_json_that_it_serves(swarm: LocalSwarm) -> None:
+    node = swarm.bootstrap("--log-format", "json")
+    [record] = [json.loads(line) for line in node.log.splitlines() if '"serving"' in line]
+    assert (record["peer_id"], record["addresses"]) == (node.peer_id, node.addresses)
+    node.terminate()
+    assert node.wait(20.0) == 0
+
+
 def test_a_peer_prints_the_line_to_join_with_ready_to_paste(swarm: LocalSwarm) -> None:
     out = swarm.peers[1].stdout_path.read_text()
     assert "ada serves layers 0:5 of demo" in out

@@ -29,6 +29,7 @@ class Line:
         cache_name: the argument under which the model takes its cache.
         max_tokens: positions that the generation needs at most, prompt included.
         only: the ids of the only peers to use; None allows all.
+        drafts: whether tokens will be taken back, as verifying drafts does.
     """
 
     def __init__(
@@ -38,22 +39,31 @@ class Line:
         cache_name: str,
         max_tokens: int,
         only: frozenset[str] | None = None,
+        *,
+        drafts: bool = False,
     ) -> None:
         self._network = network
         self._only = only
         self._session: NetworkSession | None = None
         self._lock = threading.Lock()
         self._interrupted = False
-        self._cache = RemoteCache(self, traits, max_tokens=max_tokens, rollback=False)
+        self._cache = RemoteCache(self, traits, max_tokens=max_tokens, rollback=drafts)
         self.arguments = {cache_name: self._cache}
 
     @classmethod
     def of(
-        cls, model: PreTrainedModel, network: Network, max_tokens: int, only: frozenset[str] | None
+        cls,
+        model: PreTrainedModel,
+        network: Network,
+        max_tokens: int,
+        only: frozenset[str] | None,
+        *,
+        drafts: bool,
     ) -> Self:
         """A line for a client's model."""
         layers = cast(RemoteLayers, model.__dict__["remote_layers"])
-        return cls(network, layers.__dict__["traits"], cache_argument(type(model)), max_tokens, only)
+        traits: ModelTraits = layers.__dict__["traits"]
+        return cls(network, traits, cache_argument(type(model)), max_tokens, only, drafts=drafts)
 
     def open(self, *, max_tokens: int, rollback: bool) -> NetworkSession:
         """As a `RemoteRunner`, for the cache."""

@@ -126,15 +126,16 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
             output = stack(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), **cache)
         return cast(torch.Tensor, output[0])
 
-    def line(self, max_tokens: int, only: frozenset[str] | None = None) -> Line:
+    def line(self, max_tokens: int, only: frozenset[str] | None = None, *, drafts: bool = False) -> Line:
         """A session of one generation's own, for up to `max_tokens` positions, which other threads may cut.
 
         Args:
             only: the ids of the only peers to use; None allows all.
+            drafts: whether `generate` will `speculate` on it.
         """
         from swarm.client.line import Line  # imports torch
 
-        return Line.of(self, self.swarm, max_tokens, only)
+        return Line.of(self, self.swarm, max_tokens, only, drafts=drafts)
 
     def dialogue(self) -> Dialogue:
         """A session for a conversation, which keeps its cache from one call of `generate()` to the next."""

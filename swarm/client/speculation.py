@@ -80,12 +80,18 @@ class Speculation:
 
     `off` drafts nothing. `ngram` drafts from the text itself. `auto` does so where that is possible: one row, no beams,
     a model that can roll back. Anything else is an assistant model of transformers.
+
+    Args:
+        length: how many tokens to draft.
+
+    Attributes:
+        can_roll_back: whether the model can take drafts back.
     """
 
-    def __init__(self, stats: ClientStats, can_roll_back: bool) -> None:
+    def __init__(self, stats: ClientStats, can_roll_back: bool, length: DraftLength | None = None) -> None:
         self._stats = stats
-        self._can_roll_back = can_roll_back
-        self._length = DraftLength()
+        self.can_roll_back = can_roll_back
+        self._length = length or DraftLength()
         self._thread = threading.local()
 
     @property
@@ -126,7 +132,7 @@ class Speculation:
             value = arguments.get(name)
             return value if value is not None else getattr(config, name, None) or default
 
-        if not self._can_roll_back:
+        if not self.can_roll_back:
             return "a model that cannot roll back"
         if rows > 1 or option("num_return_sequences", 1) > 1:
             return "several rows"

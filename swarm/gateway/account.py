@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from swarm.gateway.answer import Answer
+from swarm.gateway.origin import Origin
 
 logger = logging.getLogger(__name__)
 
@@ -30,20 +31,27 @@ class HopAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """When a request came, as a Unix time, and how long after that it had its turn, its first token and its end."""
+
+    came_ns: int
+    queue_s: float
+    first_token_s: float | None
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
-    """One request, from the start of its generation.
+    """One request, from its arrival.
 
     Attributes:
-        began_ns: Unix time.
-        first_token_s: None if there was none.
         steps: decode steps of the first continuation; hops and links account for these.
         links_s: what these steps took beside the hops.
     """
 
-    began_ns: int
-    duration_s: float
-    first_token_s: float | None
+    times: Times
     outcome: Outcome
+    origin: Origin
     prompt_tokens: int
     new_tokens: int
     steps: int
@@ -51,9 +59,7 @@ class Account:
     hops: tuple[HopAccount, ...]
 
     @classmethod
-    def of(
-        cls, answer: Answer, began_ns: int, duration_s: float, first_token_s: float | None, outcome: Outcome
-    ) -> Account:
+    def of(cls, answer: Answer, times: Times, outcome: Outcome, origin: Origin) -> Account:
         """Of an answer that has ended."""
         profile = answer.profile
         chain = answer.chain.hops if answer.chain is not None else ()
@@ -61,19 +67,20 @@ class Account:
             zip((hop.peer_id for hop in chain), zip(chain, answer.sessions, strict=False), strict=False)
         )
         hops = []
-        for peer, times in profile.hops.items():
+        for peer, spent in profile.hops.items():
             hop, session = parts.get(peer, (None, None))
             layers = None if hop is None else str(hop.span)
-            hops.append(HopAccount(peer, layers, session, times.queue_s, times.compute_s, times.serialise_s))
+            hops.append(HopAccount(peer, layers, session, spent.queue_s, spent.compute_s, spent.serialise_s))
         links_s = max(profile.network_s, 0.0) if profile.steps else 0.0
         usage = answer.usage
         return cls(
-            began_ns, duration_s, first_token_s, outcome, usage.prompt_tokens, usage.new_tokens, profile.steps,
-            links_s, tuple(hops),
-        )  # fmt: skip
+            times, outcome, origin, usage.prompt_tokens, usage.new_tokens, profile.steps, links_s, tuple(hops)
+        )
 
     def log(self) -> None:
         """One record, for logs that programs read."""
         fields = asdict(self)
-        del fields["began_ns"]
-        logger.info("a request ended", extra=fields)
+        times = fields.pop("times")
+        del fields["origin"], times["came_ns"]
+        ids = {"request_id": self.origin.request_id, "trace_id": self.origin.trace_id}
+        logger.info("a request ended", extra=ids | times | fields)

@@ -61,12 +61,12 @@ class ApiError(SwarmError):
         )
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
-    def anthropic(self) -> dict[str, Any]:
+    def anthropic(self, request_id: str | None = None) -> dict[str, Any]:
         """The body as the Anthropic API has it."""
         fallback = "invalid_request_error" if self.status < 500 else "api_error"
         kind = _ANTHROPIC_KINDS.get(self.status, fallback)
         text = f"{self.param}: {self}" if self.param else str(self)
-        return {"type": "error", "error": {"type": kind, "message": text}}
+        return {"type": "error", "error": {"type": kind, "message": text}, "request_id": request_id}
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:

@@ -19,6 +19,7 @@ from swarm.gateway.chat_api import ChatDialect, chat_ask
 from swarm.gateway.chat_schema import ChatRequest
 from swarm.gateway.completions_api import CompletionDialect, CompletionRequest, completion_ask
 from swarm.gateway.embeddings_api import EmbeddingsRequest, EmbeddingsResponse
+from swarm.gateway.envelope import Envelope
 from swarm.gateway.health import add_health
 from swarm.gateway.map_api import add_map
 from swarm.gateway.messages_api import MessagesDialect, messages_ask, messages_plan
@@ -52,6 +53,7 @@ def build_app(gateway: Gateway, max_body_bytes: int) -> FastAPI:
         responses=REFUSALS,
     )
     app.add_middleware(BodyLimit, most_bytes=max_body_bytes)
+    app.add_middleware(Envelope)
     _add_errors(app, gateway)
     add_health(app, gateway)
     add_models(app, gateway)
@@ -114,7 +116,7 @@ def _add_errors(app: FastAPI, gateway: Gateway) -> None:
         speaks_anthropic = (
             request.url.path.startswith("/v1/messages") or "anthropic-version" in request.headers
         )
-        body = error.anthropic() if speaks_anthropic else error.openai()
+        body = error.anthropic(request.state.origin.request_id) if speaks_anthropic else error.openai()
         return JSONResponse(body, error.status, headers=error.headers)
 
     @app.exception_handler(ApiError)

@@ -36,6 +36,7 @@ def chat_ask(body: ChatRequest, prompter: Prompter) -> Ask:
         sampling=Sampling(
             temperature=body.temperature,
             top_p=body.top_p,
+            top_k=body.top_k,
             seed=body.seed,
             frequency_penalty=body.frequency_penalty or 0.0,
             presence_penalty=body.presence_penalty or 0.0,

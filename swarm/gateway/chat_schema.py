@@ -24,6 +24,7 @@ from swarm.gateway.body import (
     Temperature,
     Text,
     TextPart,
+    TopK,
     joined,
 )
 
@@ -185,6 +186,7 @@ class ChatRequest(Body):
     max_completion_tokens: NewTokens | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None
+    top_k: TopK | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: Bias | None = None

@@ -1,12 +1,14 @@
 """Chooses each next token of one generation, with dice of its own.
 
 transformers' sampling throws the dice of the whole process, so that with several generations at once a seed would mean
-nothing. Here the choice is made by a logits processor, which leaves `generate()` a single token to take.
+nothing. Here the choice is made by a logits processor, which leaves `generate()` a single token to take. So
+drafts change no choice: a drafted token holds where it is the one that is chosen here anyway.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +34,7 @@ class TokenChooser(LogitsProcessor):
         index: which of several continuations with the same seed this is.
 
     Attributes:
-        last: the token chosen last, if probabilities are wanted.
+        reports: of the tokens that were chosen and not yet taken from here, if probabilities are wanted.
     """
 
     def __init__(
@@ -50,19 +52,28 @@ class TokenChooser(LogitsProcessor):
         samples = bool(defaults.do_sample) or any(value is not None for value in given)
         temperature = sampling.temperature if sampling.temperature is not None else defaults.temperature
         self._temperature = (1.0 if temperature is None else float(temperature)) if samples else 0.0
-        self._top_p = (sampling.top_p if sampling.top_p is not None else defaults.top_p) or 1.0
+        top_p = sampling.top_p if sampling.top_p is not None else defaults.top_p
+        self._top_p = 1.0 if top_p is None else float(top_p)
         self._top_k = (sampling.top_k if sampling.top_k is not None else defaults.top_k) or 0
         seed = secrets.randbits(_DICE_BITS) if sampling.seed is None else sampling.seed
         self._dice = torch.Generator().manual_seed((seed + index) % (1 << _DICE_BITS))
         self._seen: Tensor | None = None
-        self.last: TokenInfo | None = None
+        self._next: tuple[int, int] | None = None  # length and last token of the input of the next choice
+        self.reports: deque[TokenInfo] = deque()
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores `[1, V]` that leave one token."""
+        """Scores `[1, V]` that leave one token; they stay as they are behind a draft that did not hold.
+
+        `generate()` calls for the positions of a draft in their order, and drops what follows the first wrong token.
+        """
+        length = input_ids.shape[1]
+        if self._next is not None and (length, int(input_ids[0, -1])) != self._next:
+            return scores
         logits = scores[0].to("cpu", torch.float32)
         token = self._choose(self._adjusted(logits))
         if self._sampling.top_logprobs is not None:
-            self.last = self._report(logits, token, self._sampling.top_logprobs)
+            self.reports.append(self._report(logits, token, self._sampling.top_logprobs))
+        self._next = (length + 1, token)
         if self._matcher is not None:
             self._matcher.advance(token)
         if self._seen is not None:

@@ -24,6 +24,7 @@ from swarm.gateway.body import (
     Stops,
     Temperature,
     Text,
+    TopK,
     as_prompts,
     stops_of,
 )
@@ -48,6 +49,7 @@ class CompletionRequest(Body):
     max_tokens: NewTokens | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None
+    top_k: TopK | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: Bias | None = None
@@ -83,6 +85,7 @@ def completion_ask(body: CompletionRequest, prompter: Prompter) -> Ask:
         sampling=Sampling(
             temperature=body.temperature,
             top_p=body.top_p,
+            top_k=body.top_k,
             seed=body.seed,
             frequency_penalty=body.frequency_penalty or 0.0,
             presence_penalty=body.presence_penalty or 0.0,

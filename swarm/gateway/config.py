@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from swarm.core.config import ClientConfig, ModelConfig
 
@@ -22,6 +23,7 @@ class GatewayConfig:
         threads: CPU threads for one operation of the client's part.
         max_body_bytes: of one request.
         ready_file: where it is written that the gateway serves.
+        speculate: `auto` drafts tokens from an answer's own text and verifies several in one pass; `off` does not.
         otlp: URL that takes traces over OTLP; None sends none.
     """
 
@@ -39,4 +41,5 @@ class GatewayConfig:
     threads: int = 1
     max_body_bytes: int = 8 << 20
     ready_file: Path | None = None
+    speculate: Literal["auto", "off"] = "off"
     otlp: str | None = None

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from swarm.core.errors import SwarmError
-from swarm.gateway.account import Account, Outcome
+from swarm.gateway.account import Account, Outcome, Times
 from swarm.gateway.admission import Admission
 from swarm.gateway.answer import Answer
 from swarm.gateway.ask import Ask, Sampling
@@ -22,12 +22,18 @@ from swarm.gateway.events import Piece
 from swarm.gateway.generation import Generation, LinedModel
 from swarm.gateway.generation import Outcome as GenerationOutcome
 from swarm.gateway.meter import Meter
+from swarm.gateway.origin import Origin
 from swarm.gateway.pooling import Pooling
 from swarm.gateway.vocabulary import Vocabulary
 
 
 class Desk:
-    """For one event loop; the threads that generate are its own. `tell` hears what became of each request."""
+    """For one event loop; the threads that generate are its own.
+
+    Args:
+        tell: hears what became of each request.
+        speculates: whether answers draft tokens from their own text.
+    """
 
     def __init__(
         self,
@@ -36,34 +42,38 @@ class Desk:
         admission: Admission,
         meter: Meter,
         tell: Callable[[Account], None] = Account.log,
+        *,
+        speculates: bool = False,
     ) -> None:
         self.model = model
         self._vocabulary = vocabulary
         self._meter = meter
         self._tell = tell
+        self._speculates = speculates
         threads = admission.slots + 1  # the probe has one, too
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="generation")
         self._running: set[Generation | Encoding] = set()
         self.admission = admission
 
     @asynccontextmanager
-    async def open(self, ask: Ask) -> AsyncIterator[Answer]:
+    async def open(self, ask: Ask, origin: Origin | None = None) -> AsyncIterator[Answer]:
         """Wait for a turn and begin to generate; whoever leaves the context early interrupts it.
 
         Raises:
             ApiError: there is no room.
         """
-        came_s = self._meter.now_s
+        came_s, came_ns = self._meter.now_s, time.time_ns()
         await self.admission.acquire(ask.continuations)
-        self._meter.waited(self._meter.now_s - came_s)
-        timing = self._meter.timing(ask.prompt_tokens)
-        began_ns = time.time_ns()
+        queue_s = self._meter.now_s - came_s
+        self._meter.waited(queue_s)
+        timing = self._meter.timing(ask.prompt_tokens, came_s)
         answer = Answer(ask)
 
         def ended(outcome: Outcome) -> float:
             took_s = timing.ended(outcome)
-            self._tell(Account.of(answer, began_ns, took_s, timing.first_token_s, outcome))
-            return took_s
+            times = Times(came_ns, queue_s, timing.first_token_s, took_s)
+            self._tell(Account.of(answer, times, outcome, origin or Origin()))
+            return took_s - queue_s
 
         try:
             self._start(answer, ask, timing.token, lambda: self.admission.release(1))
@@ -118,7 +128,15 @@ class Desk:
         for index in range(ask.continuations):
             prompt, number = divmod(index, ask.count)
             tell = partial(_pass_on, answer, index, at_token)
-            generation = Generation(self.model, self._vocabulary, ask, ask.prompts[prompt], number, tell)
+            generation = Generation(
+                self.model,
+                self._vocabulary,
+                ask,
+                ask.prompts[prompt],
+                number,
+                tell,
+                speculates=self._speculates,
+            )
             answer.generations.append(generation)
             self._running.add(generation)
             future = loop.run_in_executor(self._threads, generation.run)

@@ -50,7 +50,9 @@ class LinedModel(Protocol):
     generation_config: Any
     config: Any
 
-    def line(self, max_tokens: int, only: frozenset[str] | None = None) -> SessionLine: ...
+    def line(
+        self, max_tokens: int, only: frozenset[str] | None = None, *, drafts: bool = False
+    ) -> SessionLine: ...
 
     def generate(self, inputs: Tensor | None = None, **options: Any) -> Any: ...
 
@@ -64,6 +66,7 @@ class Generation:
         prompt: token ids.
         index: which of the continuations of its prompt it is.
         tell: called on the event loop with every outcome; an `Ending` or an error is the last.
+        speculates: draft tokens from the text itself, where the model can take them back.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class Generation:
         prompt: Sequence[int],
         index: int,
         tell: Callable[[Outcome], None],
+        *,
+        speculates: bool = False,
     ) -> None:
         self._model = model
         self._vocabulary = vocabulary
@@ -82,7 +87,8 @@ class Generation:
         self._index = index
         self._tell = tell
         self._loop = asyncio.get_running_loop()
-        self._line = model.line(len(prompt) + ask.max_tokens, ask.only)
+        self._line = model.line(len(prompt) + ask.max_tokens, ask.only, drafts=speculates)
+        self._drafting = {"speculate": "auto"} if speculates else {}
         self._interrupted = False
         self.chain: Chain | None = None
         self.sessions: tuple[str, ...] = ()
@@ -132,6 +138,7 @@ class Generation:
             stopping_criteria=StoppingCriteriaList([_Stop(self, assembler)]),
             streamer=stream,
             pad_token_id=vocabulary.padding,
+            **self._drafting,
             **self._line.arguments,
         )
         if self._interrupted:
@@ -162,7 +169,7 @@ class _Stop(StoppingCriteria):
 
 
 class _Stream:
-    """The streamer that `generate()` calls: first with the prompt, then with each new token."""
+    """The streamer that `generate()` calls: first with the prompt, then with new tokens, several where drafts held."""
 
     def __init__(
         self, generation: Generation, assembler: TextAssembler, chooser: TokenChooser, ends: Sequence[int]
@@ -180,11 +187,17 @@ class _Stream:
         if not self._prompt_passed:
             self._prompt_passed = True
             return
-        self._last = int(value.flatten()[0])
+        for token in value.flatten().tolist():
+            if not self._assembler.stopped:
+                self._add(token)
+
+    def _add(self, token: int) -> None:
+        self._last = token
         self._count += 1
-        if self._chooser.last is not None and self._last not in self._ends:
-            self._waiting.append((self._assembler.received, self._chooser.last))
-        text = self._assembler.add([self._last])
+        info = self._chooser.reports.popleft() if self._chooser.reports else None
+        if info is not None and token not in self._ends:
+            self._waiting.append((self._assembler.received, info))
+        text = self._assembler.add([token])
         self._generation.came(Piece(text, self._certain(len(self._assembler.text)), is_token=True))
 
     def end(self) -> None:

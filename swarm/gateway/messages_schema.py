@@ -17,6 +17,7 @@ from swarm.gateway.body import (
     Stops,
     Temperature,
     Text,
+    TopK,
     joined,
 )
 from swarm.gateway.chat_schema import template_call
@@ -181,7 +182,7 @@ class MessagesRequest(CountRequest):
     max_tokens: NewTokens
     temperature: Temperature | None = None
     top_p: Probability | None = None
-    top_k: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
+    top_k: TopK | None = None
     stop_sequences: Stops | None = None
     stream: bool | None = None
     metadata: UserMetadata | None = None

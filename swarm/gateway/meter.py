@@ -84,7 +84,7 @@ class Meter:
         )
         self._first_token = Histogram(
             "gen_ai_server_time_to_first_token_seconds",
-            "From the start of generation to the first token.",
+            "From the arrival of a request to the first token.",
             buckets=FIRST_TOKEN_S,
             registry=registry,
         )
@@ -96,7 +96,7 @@ class Meter:
         )
         self._duration = Histogram(
             "gen_ai_server_request_duration_seconds",
-            "From the start of generation to the end of the answer.",
+            "From the arrival of a request to the end of the answer.",
             ["outcome"],
             buckets=DURATION_S,
             registry=registry,
@@ -113,10 +113,10 @@ class Meter:
         """On the meter's clock."""
         return self._clock()
 
-    def timing(self, prompt_tokens: int) -> AnswerTiming:
-        """An answer begins."""
+    def timing(self, prompt_tokens: int, came_s: float) -> AnswerTiming:
+        """The answer to a request that came at `came_s` begins."""
         self._tokens.labels("input").inc(prompt_tokens)
-        return AnswerTiming(self)
+        return AnswerTiming(self, came_s)
 
     def waited(self, seconds: float) -> None:
         """A request has got its turn."""
@@ -148,9 +148,9 @@ class Meter:
 class AnswerTiming:
     """The times of one answer."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, came_s: float) -> None:
         self._meter = meter
-        self._began_s = meter.now_s
+        self._came_s = came_s
         self._first_s: float | None = None
         self._tokens = 0
 
@@ -160,17 +160,17 @@ class AnswerTiming:
         self._tokens += 1
         if self._first_s is None:
             self._first_s = self._meter.now_s
-            self._meter.first(self._first_s - self._began_s)
+            self._meter.first(self._first_s - self._came_s)
 
     @property
     def first_token_s(self) -> float | None:
-        """From the start to the first token; None before it."""
-        return None if self._first_s is None else self._first_s - self._began_s
+        """From the arrival to the first token; None before it."""
+        return None if self._first_s is None else self._first_s - self._came_s
 
     def ended(self, outcome: Literal["done", "failed", "gone"]) -> float:
-        """Nothing more comes; how long it took."""
+        """Nothing more comes; how long it took since the arrival."""
         now_s = self._meter.now_s
-        self._meter.ended(outcome, now_s - self._began_s)
+        self._meter.ended(outcome, now_s - self._came_s)
         if self._first_s is not None and self._tokens > 1:
             self._meter.paced((now_s - self._first_s) / (self._tokens - 1))
-        return now_s - self._began_s
+        return now_s - self._came_s

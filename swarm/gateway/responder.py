@@ -14,7 +14,10 @@ from swarm.gateway.chain_headers import chain_headers, chain_text
 from swarm.gateway.desk import Desk
 from swarm.gateway.dialect import Dialect, gathered
 from swarm.gateway.door import Caller
-from swarm.gateway.watched_response import STREAM_HEADERS, WatchedResponse, send_json, start, told
+from swarm.gateway.event_stream import EventStream
+from swarm.gateway.origin import Origin
+from swarm.gateway.watched_response import WatchedResponse, send_json, told
+from swarm.routing.chain import Chain
 
 
 class AnswerResponse(WatchedResponse):
@@ -23,48 +26,60 @@ class AnswerResponse(WatchedResponse):
     Args:
         caller: whose request it is.
         make: what is asked for; called in a thread, because tokenizing takes time.
+        silence_s: the longest time without a byte in a stream; None for an answer in one piece.
     """
 
     def __init__(
-        self, desk: Desk, caller: Caller, make: Callable[[], Ask], dialect: Dialect, *, streams: bool
+        self,
+        desk: Desk,
+        caller: Caller,
+        origin: Origin,
+        make: Callable[[], Ask],
+        dialect: Dialect,
+        silence_s: float | None,
     ) -> None:
         super().__init__(caller)
+        self._origin = origin
         self._desk = desk
         self._make = make
         self._dialect = dialect
-        self._streams = streams
+        self._silence_s = silence_s
 
     async def answer(self, send: Send) -> None:
         """Generate, and send what comes."""
         ask = await asyncio.to_thread(self._make)
-        async with self._desk.open(ask) as answer:
-            if self._streams:
-                await answer.begin()
-                await self._stream(answer, send)
-            else:
-                choices = await gathered(answer.events(), ask.continuations)
-                await send_json(send, self._dialect.whole(choices, answer.usage), chain_headers(answer))
+        if self._silence_s is not None:
+            await self._stream(ask, EventStream(send, self._silence_s))
+            return
+        async with self._desk.open(ask, self._origin) as answer:
+            choices = await gathered(answer.events(), ask.continuations)
+            await send_json(send, self._dialect.whole(choices, answer.usage), chain_headers(answer))
 
-    async def _stream(self, answer: Answer, send: Send) -> None:
-        await start(send, STREAM_HEADERS | chain_headers(answer))
-        async for part in self._parts(answer):
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def _stream(self, ask: Ask, stream: EventStream) -> None:
+        async with stream.kept_alive():
+            try:
+                async with self._desk.open(ask, self._origin) as answer:
+                    await answer.begin()
+                    told_chain = None if stream.has_begun else answer.chain
+                    await stream.begin(chain_headers(answer))
+                    async for part in self._parts(answer, told_chain):
+                        await stream.put(part)
+            except SwarmError as error:
+                if not stream.has_begun:
+                    raise
+                for part in self._dialect.failure(told(error)):
+                    await stream.put(part)
+        await stream.end()
 
-    async def _parts(self, answer: Answer) -> AsyncIterator[bytes]:
-        """The events of the stream, and a comment for whoever watches each time that peers were replaced."""
-        dialect, chain = self._dialect, answer.chain
-        try:
-            for part in dialect.opening(answer.usage.prompt_tokens):
+    async def _parts(self, answer: Answer, told_chain: Chain | None) -> AsyncIterator[bytes]:
+        """The events of the stream, and a comment for whoever watches when the chain is another than was told."""
+        for part in self._dialect.opening(answer.usage.prompt_tokens):
+            yield part
+        async for index, event in answer.events():
+            if answer.chain is not None and answer.chain != told_chain:
+                told_chain = answer.chain
+                yield f": x-swarm-chain: {chain_text(told_chain)}\n\n".encode()
+            for part in self._dialect.event(index, event):
                 yield part
-            async for index, event in answer.events():
-                if answer.chain is not None and answer.chain != chain:
-                    chain = answer.chain
-                    yield f": x-swarm-chain: {chain_text(chain)}\n\n".encode()
-                for part in dialect.event(index, event):
-                    yield part
-            for part in dialect.closing(answer.usage):
-                yield part
-        except SwarmError as error:
-            for part in dialect.failure(told(error)):
-                yield part
+        for part in self._dialect.closing(answer.usage):
+            yield part

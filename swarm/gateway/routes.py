@@ -14,6 +14,7 @@ from swarm.gateway.dialect import Dialect
 from swarm.gateway.door import Door
 from swarm.gateway.lookout import Lookout
 from swarm.gateway.meter import Meter
+from swarm.gateway.origin import Origin
 from swarm.gateway.pooling import Pooling
 from swarm.gateway.prompts import Prompter
 from swarm.gateway.pulse import Pulse
@@ -28,6 +29,9 @@ class Gateway:
         lookout: who sees the swarm.
         pooling: how the model makes vectors, if it is made for that.
         created: when it began to be served here, as a Unix time.
+
+    Args:
+        silence_s: the longest time without a byte in a stream.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Gateway:
         meter: Meter,
         lookout: Lookout,
         pooling: Pooling | None = None,
+        silence_s: float = 10.0,
     ) -> None:
         self.name = name
         self.prompter = prompter
@@ -47,6 +52,7 @@ class Gateway:
         self.meter = meter
         self.lookout = lookout
         self.pooling = pooling
+        self._silence_s = silence_s
         self.pulse = Pulse(desk, meter)
         self.created = int(time.time())
 
@@ -60,7 +66,9 @@ class Gateway:
         """
         caller = self.door.admit(request.headers)
         self.require_model(model)
-        return AnswerResponse(self.desk, caller, lambda: make(self.prompter), dialect, streams=streams)
+        origin: Origin = request.state.origin
+        silence_s = self._silence_s if streams else None
+        return AnswerResponse(self.desk, caller, origin, lambda: make(self.prompter), dialect, silence_s)
 
     def require_model(self, name: str) -> None:
         """Refuse models that are not served here.

@@ -28,7 +28,7 @@ from swarm.gateway.pooling import read_pooling
 from swarm.gateway.prompts import Prompter
 from swarm.gateway.routes import Gateway
 from swarm.gateway.vocabulary import Vocabulary
-from swarm.peer.ready import ReadyInfo, write_ready_file
+from swarm.peer.ready import ReadyInfo, tell_ready
 from swarm.shards.checkpoint_index import CheckpointIndex
 from swarm.shards.tokenizer import load_tokenizer
 
@@ -85,7 +85,8 @@ async def _gateway(config: GatewayConfig, model: SwarmModel, door: Door) -> Asyn
         if traces is not None:
             traces.tell(account)
 
-    desk = Desk(model, vocabulary, admission, meter, tell)
+    speculates = config.speculate == "auto" and model.speculation.can_roll_back
+    desk = Desk(model, vocabulary, admission, meter, tell, speculates=speculates)
     lookout = Lookout(model.swarm.look, admission, model.stats)
     pooling = await asyncio.to_thread(read_pooling, index.files.fetch)
     gateway = Gateway(name, Prompter(vocabulary, name), desk, door, meter, lookout, pooling)
@@ -129,8 +130,7 @@ async def _run(config: GatewayConfig, gateway: Gateway, listener: socket.socket,
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         info = ReadyInfo("", (url,), gateway.name, None, os.getpid())
-        if config.ready_file is not None:
-            write_ready_file(config.ready_file, info)
+        tell_ready(info, config.ready_file)
         on_ready(info)
         await server.serve(sockets=[listener])
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Span, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from swarm.core.version import VERSION
 from swarm.gateway.account import Account, HopAccount
@@ -29,7 +30,11 @@ class Traces:
         return cls(model, OTLPSpanExporter(endpoint=endpoint))
 
     def tell(self, account: Account) -> None:
-        """A request has ended. Spans leave later, in a thread of the library's."""
+        """A request has ended; its span belongs below the client's, if that named one and keeps its traces.
+
+        Spans leave later, in a thread of the library's.
+        """
+        times, origin = account.times, account.origin
         attributes: dict[str, str | int | float] = {
             "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": "layerswarm",
@@ -37,23 +42,29 @@ class Traces:
             "gen_ai.usage.input_tokens": account.prompt_tokens,
             "gen_ai.usage.output_tokens": account.new_tokens,
             "swarm.outcome": account.outcome,
+            "swarm.request_id": origin.request_id,
+            "swarm.queue_s": times.queue_s,
             "swarm.steps": account.steps,
             "swarm.links_s": account.links_s,
         }
-        if account.first_token_s is not None:
-            attributes["gen_ai.server.time_to_first_token"] = account.first_token_s
+        if times.first_token_s is not None:
+            attributes["gen_ai.server.time_to_first_token"] = times.first_token_s
+        carrier = {"traceparent": origin.traceparent or "", "tracestate": origin.tracestate or ""}
         span = self._tracer.start_span(
-            f"chat {self._model}", kind=SpanKind.SERVER, start_time=account.began_ns, attributes=attributes
+            f"chat {self._model}",
+            TraceContextTextMapPropagator().extract(carrier),
+            kind=SpanKind.SERVER,
+            start_time=times.came_ns,
+            attributes=attributes,
         )
         if account.outcome == "failed":
             span.set_status(Status(StatusCode.ERROR))
-        if account.first_token_s is not None:
-            span.add_event("first token", timestamp=account.began_ns + _ns(account.first_token_s))
-        assert isinstance(span, Span)
-        start_ns = account.began_ns + _ns(account.first_token_s or 0.0)
+        start_ns = times.came_ns + _ns(times.first_token_s or times.queue_s)
+        if times.first_token_s is not None:
+            span.add_event("first token", timestamp=start_ns)
         for hop in account.hops:
             start_ns = self._hop(span, hop, start_ns)
-        span.end(account.began_ns + _ns(account.duration_s))
+        span.end(times.came_ns + _ns(times.duration_s))
 
     def _hop(self, parent: Span, hop: HopAccount, start_ns: int) -> int:
         """A child as long as all steps on this hop together; when it ends."""

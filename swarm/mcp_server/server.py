@@ -18,7 +18,7 @@ from swarm.mcp_server.inference import Inference
 from swarm.mcp_server.reach import Reach
 from swarm.mcp_server.simulation import Simulations
 from swarm.mcp_server.swarm_state import SwarmState
-from swarm.peer.ready import ReadyInfo, write_ready_file
+from swarm.peer.ready import ReadyInfo, tell_ready
 
 PATH = "/mcp"
 _DRAIN_S = 5
@@ -68,8 +68,7 @@ async def _serve_http(config: McpConfig, server: MCPServer, on_ready: Callable[[
         running = QuietServer(settings)
         with _stopping(running):
             info = ReadyInfo("", (f"http://{host}:{port}{PATH}",), config.model.name, None, os.getpid())
-            if config.ready_file is not None:
-                write_ready_file(config.ready_file, info)
+            tell_ready(info, config.ready_file)
             on_ready(info)
             await running.serve(sockets=[listener])
 
