@@ -12,6 +12,7 @@ from swarm.cli.setting_types import (
     Count,
     File,
     Host,
+    Origins,
     Port,
     Seconds,
     ShortName,
@@ -47,6 +48,14 @@ class GatewaySettings(PeersSettings, ModelSettings, LogSettings):
     open: Annotated[
         Switch, Field(description="Serve everybody who can connect, also from other machines.")
     ] = False
+    allow_origin: Annotated[
+        Origins,
+        Shown("ORIGIN", default="none but the gateway's own page"),
+        Field(
+            description="Pages that may ask from a browser, such as https://chat.example; * allows all; may be given "
+            "several times."
+        ),
+    ] = ()
     sessions: Annotated[
         Count,
         Field(
@@ -109,6 +118,7 @@ class GatewaySettings(PeersSettings, ModelSettings, LogSettings):
             name=self.name,
             host=self.host,
             port=self.port,
+            allowed_origins=self.allow_origin,
             sessions=self.sessions,
             queue=self.queue,
             keys=self.keys,

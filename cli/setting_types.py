@@ -106,6 +106,10 @@ _PUBLIC = _matching(
     "is not an address: it looks like /ip4/192.0.2.7/tcp/31330",
 )
 
+_ORIGIN = _matching(
+    r"\*|https?://[^\s/]+", "is not where a page comes from: it looks like https://chat.example, or is *"
+)
+
 
 def _all(check: Callable[[str], str]) -> Callable[[object], object]:
     def validate(value: object) -> object:
@@ -158,4 +162,5 @@ File = Annotated[
     Path, BeforeValidator(lambda value: Path(value).expanduser() if isinstance(value, str) else value)
 ]
 PeerAddresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_all(_PEER)), BeforeValidator(split)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_all(_ORIGIN)), BeforeValidator(split)]
 PublicAddresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_all(_PUBLIC)), BeforeValidator(split)]

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -220,11 +220,13 @@ def make_gateway(
 
 
 @contextmanager
-def running(gateway: Gateway, *, pulse: bool = False) -> Iterator[RunningGateway]:
+def running(
+    gateway: Gateway, *, pulse: bool = False, allowed_origins: Sequence[str] = ()
+) -> Iterator[RunningGateway]:
     """Serve `gateway` from a thread of this process; at the end, all its books agree."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     config = uvicorn.Config(
-        build_app(gateway, BODY_BYTES),
+        build_app(gateway, BODY_BYTES, allowed_origins),
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -110,6 +110,7 @@ def test_keys_are_made_for_gateways(swarm: LocalSwarm, tmp_path: Path) -> None:
         (["gateway", "demo", "--host", "0.0.0.0", "--peers", "ADDRESS"], "--open"),
         (["gateway", "demo", "--port", "99999", "--peers", "ADDRESS"], "--port"),
         (["gateway", "demo", "--keys", "/nowhere", "--peers", "ADDRESS"], "/nowhere"),
+        (["gateway", "demo", "--allow-origin", "chat.example", "--peers", "ADDRESS"], "--allow-origin"),
         (["gateway-key", "ada"], "--keys is missing"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Where requests come from: their ids, and the traces of their clients."""
+"""Where requests come from: their ids, the traces of their clients, and other pages."""
 
 from __future__ import annotations
 
@@ -68,6 +68,22 @@ def test_both_clients_find_the_id_of_their_request(served: RunningGateway) -> No
             anthropic.messages.create(model="another", messages=ASKED, max_tokens=1)
     body: Any = caught.value.body
     assert body["request_id"] == caught.value.request_id
+
+
+@pytest.mark.slow
+def test_pages_of_allowed_origins_may_ask_and_no_others() -> None:
+    ours, theirs = {"origin": "https://chat.example"}, {"origin": "https://other.example"}
+    asking = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    with (
+        running(make_gateway(LocalModel()), allowed_origins=[ours["origin"]]) as served,
+        httpx2.Client(base_url=served.url) as client,
+    ):
+        assert client.options("/v1/chat/completions", headers=ours | asking).status_code == 200
+        assert client.options("/v1/chat/completions", headers=theirs | asking).status_code == 400
+        found = client.get("/v1/models", headers=ours)
+        assert found.headers["access-control-allow-origin"] == ours["origin"]
+        assert "x-swarm-chain" in found.headers["access-control-expose-headers"]
+        assert "access-control-allow-origin" not in client.get("/v1/models", headers=theirs).headers
 
 
 @pytest.mark.slow

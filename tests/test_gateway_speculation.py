@@ -8,9 +8,15 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from tests.gateway_lab import LocalModel, local_demo, make_gateway, running
+from swarm import SwarmModel
+from tests.gateway_lab import LocalModel, local_demo, local_text, make_gateway, running
+from tests.peers import LocalSwarm
+from tests.processes import Zygote
 
 pytestmark = pytest.mark.slow
+
+TOKENS = 120
+KILL_AT = 12  # pieces of text
 
 STORY: list[Any] = [{"role": "user", "content": "Tell me a story about Lily."}]
 NUMBERS = {
@@ -46,7 +52,7 @@ def clients() -> Iterator[tuple[OpenAI, OpenAI]]:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_answer_is_the_same(clients: tuple[OpenAI, OpenAI], name: str) -> None:
     def ask(client: OpenAI) -> tuple[list[Any], Any]:
-        options = {"max_tokens": 120} | OPTIONS[name]
+        options = {"max_tokens": TOKENS} | OPTIONS[name]
         found = client.chat.completions.create(model="demo", messages=STORY, **options)
         return [choice.model_dump(exclude={"logprobs"}) for choice in found.choices], found
 
@@ -65,3 +71,26 @@ def test_drafts_are_tried_and_some_hold(clients: tuple[OpenAI, OpenAI]) -> None:
     clients[1].chat.completions.create(model="demo", messages=STORY, max_tokens=60, **OPTIONS["schema"])
     accepted = stats.accepted_tokens - before[1]
     assert 0 < accepted < stats.drafted_tokens - before[0]
+
+
+@pytest.mark.network
+def test_drafts_over_a_swarm_survive_the_death_of_a_peer(zygote: Zygote) -> None:
+    with LocalSwarm(zygote) as swarm:
+        peers = [swarm.serve("demo", span, "--threads", "1") for span in ("0:3", "3:6", "6:8", "3:6")]
+        with (
+            SwarmModel.from_pretrained("demo", peers=swarm.addresses[:1]) as model,
+            running(make_gateway(model, speculates=True)) as served,
+            OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client,
+        ):
+            raw = client.chat.completions.with_raw_response.create(
+                model="demo", messages=STORY, max_tokens=TOKENS, stream=True
+            )
+            middle = raw.headers["x-swarm-chain"].split(", ")[1].partition("=")[0]
+            text = ""
+            for count, chunk in enumerate(raw.parse()):
+                text += chunk.choices[0].delta.content or ""
+                if count == KILL_AT:
+                    next(peer for peer in peers if peer.peer_id == middle).kill()
+            assert text == local_text(STORY, TOKENS)
+            assert model.stats.failovers > 0
+            assert model.stats.drafted_tokens > 0

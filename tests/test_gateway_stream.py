@@ -73,9 +73,13 @@ def test_an_error_after_the_headers_is_an_event(served: RunningGateway, model: L
     ):
         chunks = chat.chat.completions.create(model="demo", messages=ASKED, max_tokens=8, stream=True)
         events: Any = messages.messages.create(model="demo", messages=ASKED, max_tokens=8, stream=True)
+        stream: Any = chat.responses.create(model="demo", input=ASKED, stream=True)
         model.gate.set()
         with pytest.raises(openai.APIError, match="3:6"):
             list(chunks)
         with pytest.raises(APIStatusError, match="3:6"):
             list(events)
-    assert 'outcome="failed"} 2.0' in served.gateway.meter.exposition().decode()
+        assert [event.type for event in stream] == [
+            "response.created", "response.in_progress", "response.failed",
+        ]  # fmt: skip
+    assert 'outcome="failed"} 3.0' in served.gateway.meter.exposition().decode()

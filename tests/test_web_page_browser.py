@@ -131,6 +131,19 @@ def test_parameters_are_sent_and_kept(page: Any, served: RunningGateway) -> None
     assert page.locator("#parameters-set").inner_text() == "4 set"
 
 
+def test_a_parameter_that_cannot_be_sent_is_shown_and_nothing_is_asked(page: Any) -> None:
+    page.click("summary")
+    page.fill("[name=temperature]", "3")
+    page.click("summary")
+    page.fill("#prompt", "Hello")
+    page.click("#send")
+    assert page.evaluate("document.activeElement.name") == "temperature"
+    assert page.locator(".message").count() == 0
+    page.fill("[name=temperature]", "0.33")
+    send(page)
+    assert finished(page)
+
+
 def test_errors_are_told_in_words(browser: Any, model: ScriptedModel) -> None:
     model.error = SwarmUnavailable("nobody serves layers 3:6")
     with running(make_gateway(model)) as served, opened(browser, served.url, expected=["503"]) as page:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from swarm.core.errors import Interrupted, PeerBusy, PeerError, RequestError, SwarmError, SwarmUnavailable
@@ -51,7 +52,9 @@ class ApiError(SwarmError):
     @property
     def headers(self) -> dict[str, str]:
         """Retry-After in whole seconds, and for 401 how to authenticate."""
-        found = {} if self.retry_after_s is None else {"Retry-After": str(max(1, round(self.retry_after_s)))}
+        found = (
+            {} if self.retry_after_s is None else {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
+        )
         return found | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
     def openai(self) -> dict[str, Any]:

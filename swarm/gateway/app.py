@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -43,8 +45,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_app(gateway: Gateway, max_body_bytes: int) -> FastAPI:
-    """The application around one gateway."""
+def build_app(gateway: Gateway, max_body_bytes: int, allowed_origins: Sequence[str] = ()) -> FastAPI:
+    """The application around one gateway, which pages of these origins may ask, too."""
     app = FastAPI(
         title="layerswarm gateway",
         version=VERSION,
@@ -54,6 +56,14 @@ def build_app(gateway: Gateway, max_body_bytes: int) -> FastAPI:
     )
     app.add_middleware(BodyLimit, most_bytes=max_body_bytes)
     app.add_middleware(Envelope)
+    if allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=allowed_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-swarm-chain", "server-timing", "x-request-id", "retry-after"],
+        )
     _add_errors(app, gateway)
     add_health(app, gateway)
     add_models(app, gateway)

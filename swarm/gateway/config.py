@@ -16,6 +16,7 @@ class GatewayConfig:
     Attributes:
         peers: addresses of nodes of the swarm.
         name: what clients call the model; None takes the model's own name.
+        allowed_origins: whose pages may ask from a browser, beside the gateway's own; `*` allows all.
         sessions: answers that are generated at once.
         queue: requests that may wait for their turn.
         keys: file of the API keys; None serves everybody.
@@ -34,6 +35,7 @@ class GatewayConfig:
     name: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
+    allowed_origins: tuple[str, ...] = ()
     sessions: int = 16
     queue: int = 64
     keys: Path | None = None

@@ -56,25 +56,26 @@ class AnswerResponse(WatchedResponse):
             await send_json(send, self._dialect.whole(choices, answer.usage), chain_headers(answer))
 
     async def _stream(self, ask: Ask, stream: EventStream) -> None:
+        opening = list(self._dialect.opening(ask.prompt_tokens))
         async with stream.kept_alive():
             try:
                 async with self._desk.open(ask, self._origin) as answer:
                     await answer.begin()
                     told_chain = None if stream.has_begun else answer.chain
                     await stream.begin(chain_headers(answer))
+                    while opening:
+                        await stream.put(opening.pop(0))
                     async for part in self._parts(answer, told_chain):
                         await stream.put(part)
             except SwarmError as error:
                 if not stream.has_begun:
                     raise
-                for part in self._dialect.failure(told(error)):
+                for part in (*opening, *self._dialect.failure(told(error))):
                     await stream.put(part)
         await stream.end()
 
     async def _parts(self, answer: Answer, told_chain: Chain | None) -> AsyncIterator[bytes]:
-        """The events of the stream, and a comment for whoever watches when the chain is another than was told."""
-        for part in self._dialect.opening(answer.usage.prompt_tokens):
-            yield part
+        """The events after the opening, and a comment for whoever watches when the chain is another than was told."""
         async for index, event in answer.events():
             if answer.chain is not None and answer.chain != told_chain:
                 told_chain = answer.chain

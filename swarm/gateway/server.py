@@ -117,7 +117,7 @@ def _traces(config: GatewayConfig, model: str) -> Traces | None:
 
 async def _run(config: GatewayConfig, gateway: Gateway, listener: socket.socket, on_ready: Ready) -> None:
     settings = uvicorn.Config(
-        build_app(gateway, config.max_body_bytes),
+        build_app(gateway, config.max_body_bytes, config.allowed_origins),
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -1,6 +1,7 @@
 """A gateway under load: many streams at once, more requests than it takes, and clients that vanish.
 
     python -m tests.benchmarks.gateway_load [--sessions 64] [--tokens 64] [--refused 200] [--vanishing 100]
+        [--speculate auto]
 
 Three peers of the demo model and one gateway, each a process with one torch thread, on this machine; the clients are
 in this process and take their share of its cores. Prints what was found as JSON; exit status 1 if anything was wrong.
@@ -118,11 +119,12 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
 
 
-def start_gateway(swarm: LocalSwarm, sessions: int, queue: int) -> tuple[str, psutil.Process]:
+def start_gateway(swarm: LocalSwarm, options: argparse.Namespace) -> tuple[str, psutil.Process]:
     ready = swarm.folder / "gateway.json"
+    queue = max(0, options.vanishing - options.sessions)
     process = swarm.start(
         "gateway", "demo", "--peers", swarm.addresses[0], "--port", "0", "--ready-file", str(ready),
-        "--sessions", str(sessions), "--queue", str(queue), name="gateway",
+        "--sessions", str(options.sessions), "--queue", str(queue), "--speculate", options.speculate, name="gateway",
     )  # fmt: skip
 
     def told() -> dict[str, Any]:
@@ -139,8 +141,7 @@ def start_gateway(swarm: LocalSwarm, sessions: int, queue: int) -> tuple[str, ps
 
 def measure(options: argparse.Namespace, swarm: LocalSwarm) -> dict[str, Any]:
     """The three loads, one after the other."""
-    queue = max(0, options.vanishing - options.sessions)
-    url, process = start_gateway(swarm, options.sessions, queue)
+    url, process = start_gateway(swarm, options)
     expected = [local_text(conversation(i), options.tokens) for i in range(options.sessions)]
     asyncio.run(crowd(url, 2, options.tokens))  # warms up
     memory = [process.memory_info().rss]
@@ -176,6 +177,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--refused", type=int, default=200)
     parser.add_argument("--vanishing", type=int, default=100)
+    parser.add_argument("--speculate", choices=("auto", "off"), default="off")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         zygote = Zygote(Path(folder) / "log")

@@ -62,7 +62,7 @@ export class Chat {
 
   send() {
     const text = this.input.value.trim();
-    if (!text || this.running || !this.people.model) return;
+    if (!text || this.running || !this.people.model || !this.parameters.check()) return;
     this.input.value = "";
     this.fitInput();
     this.input.focus();
@@ -72,7 +72,7 @@ export class Chat {
 
   /** Write the last answer anew. */
   regenerate() {
-    if (this.running || this.turns.at(-1)?.role !== "assistant") return;
+    if (this.running || this.turns.at(-1)?.role !== "assistant" || !this.parameters.check()) return;
     this.turns.pop();
     this.views.pop().remove();
     this.input.focus();

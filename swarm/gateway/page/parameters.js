@@ -25,11 +25,18 @@ export class Parameters {
     if (model.positions) this.field("max_tokens").max = model.positions;
   }
 
-  /** As the API takes them; fields that are empty or wrong are left to the model. */
+  /** Whether all can be sent; the first that cannot is shown, with the browser's own words about it. */
+  check() {
+    const wrong = this.fields.find((field) => !field.validity.valid);
+    if (wrong) this.root.open = true;
+    return wrong ? wrong.reportValidity() : true;
+  }
+
+  /** As the API takes them; fields that are empty are left to the model. */
   values() {
     const found = { max_tokens: DEFAULT_TOKENS };
     for (const field of this.fields) {
-      if (field.value === "" || !field.checkValidity()) continue;
+      if (field.value === "") continue;
       found[field.name] = field.type === "number" ? Number(field.value) : field.value;
     }
     return found;
