@@ -29,6 +29,7 @@ _SPREADS = {
 }
 _COUNTS = {
     "computed_tokens": ("tokens", "Token rows that went through the layers."),
+    "probed_tokens": ("probe_tokens", "Token rows of these that the peer's own tests took."),
     "opened": ("opened_sessions", "Sessions that were opened."),
     "replays": ("replays", "Times that kept outputs were sent again, to a replacement."),
     "replayed_tokens": ("replayed_tokens", "Positions of these outputs."),

@@ -63,6 +63,7 @@ class Service:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.tally = tally = tally or Tally()
+        self._computed_before = tally.computed_tokens
         self.sessions = sessions
         self._crew = Crew(tasks)
         together = offer.shard.batching != "one by one"
@@ -94,6 +95,7 @@ class Service:
     def tested(self) -> None:
         """What ran so far was the peer's own test, and no measure of its speed."""
         self._worker.forget_rates()
+        self.tally.probed_tokens += self.tally.computed_tokens - self._computed_before
 
     @property
     def waiting(self) -> int:

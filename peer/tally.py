@@ -39,7 +39,7 @@ class Tally:
     Attributes:
         queue_s, compute_s: of each step that ran: waiting for the device, and on it.
         batch_sessions, batch_tokens: sessions and token rows of each turn on the device.
-        computed_tokens: token rows that went through the peer's layers.
+        computed_tokens: token rows that went through the peer's layers; `probed_tokens` of them in its own tests.
         opened: sessions that were opened.
         failures: steps and requests that failed or were refused, by kind, as the protocol names them.
         replays, replayed_tokens: how often kept outputs were sent again, and their positions.
@@ -52,6 +52,7 @@ class Tally:
     batch_sessions: Spread = field(default_factory=lambda: Spread(SESSIONS))
     batch_tokens: Spread = field(default_factory=lambda: Spread(TOKENS))
     computed_tokens: int = 0
+    probed_tokens: int = 0
     opened: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     replays: int = 0

@@ -97,7 +97,7 @@ class LatencyTable:
     def between(self, peers: Sequence[str]) -> Links:
         """`link_s` for all pairs of `peers` (all different), which are numbered in their order."""
         index = {peer: i for i, peer in enumerate(peers)}
-        pairs = zip(self._claimed(index), self._observed(index), strict=True)
+        pairs = zip(self._from_own(index), self._claimed(index), self._observed(index), strict=True)
         sources, sinks, seconds = (np.concatenate(parts) for parts in pairs)
         if len(peers) > MOST_DENSE:
             return SparseLinks.of(len(peers), (sources, sinks, seconds), self._default_s)
@@ -116,6 +116,19 @@ class LatencyTable:
             flat = np.hypot(x[:, None] - x, y[:, None] - y)
             seconds[np.ix_(rows, rows)] = (flat + (height[:, None] + height)) / 2
         return seconds
+
+    def _from_own(self, index: dict[str, int]) -> _Pairs:
+        """What this node's own place predicts, in both directions."""
+        own = [(index[peer], place) for peer, place in self._own.items() if peer in index]
+        found = [
+            (here, there, self._places[peer].rtt_s(place) / 2)
+            for here, place in own
+            for peer, there in index.items()
+            if peer in self._places and there != here
+        ]
+        both = found + [(there, here, s) for here, there, s in found]
+        sources, sinks, seconds = zip(*both, strict=True) if both else ((), (), ())
+        return np.array(sources, np.int64), np.array(sinks, np.int64), np.array(seconds, float)
 
     def _claimed(self, index: dict[str, int]) -> _Pairs:
         """What is published, for both directions; of two claims about a pair the larger one comes last."""

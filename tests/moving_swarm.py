@@ -22,14 +22,12 @@ from torch import Tensor
 from swarm.bench.timed import Timed, timed
 from swarm.client.model import SwarmModel
 from swarm.core.span import Span
-from swarm.peer.probe import DECODE_STEPS, PROMPT_TOKENS
 from tests.peers import LocalSwarm, PeerProcess
 from tests.slow_swarm import write_whole
 from tests.waiting import wait_for
 
 OPTIONS = ("--threads", "1", "--cache-tokens", "16384", "--kept-prefixes", "0", "--metrics-port", "0")
 MOVE_DEADLINE_S = 90.0
-PROBE_TOKENS = PROMPT_TOKENS + DECODE_STEPS
 
 
 @dataclass
@@ -75,8 +73,11 @@ class MovingSwarm:
 
     def computed_tokens(self) -> int:
         """Token rows that went through the layers of all peers, without those of their probes."""
-        counted = sum(int(_sample(mover.peer, "swarm_peer_tokens_total")) for mover in self._movers)
-        return counted - PROBE_TOKENS * (len(self._movers) + len(self.moves))
+        return sum(
+            int(_sample(mover.peer, "swarm_peer_tokens_total"))
+            - int(_sample(mover.peer, "swarm_peer_probe_tokens_total"))
+            for mover in self._movers
+        )
 
     def handed_over(self) -> int:
         """Sessions whose state went from a peer to another one."""

@@ -17,7 +17,7 @@ from swarm.client.wish import ChainWish
 from swarm.core.config import ClientConfig
 from swarm.core.span import Span
 from swarm.routing.announcement import encode
-from swarm.routing.latency import DEFAULT_LINK_S, LatencyTable
+from swarm.routing.latency import DEFAULT_LINK_S, MOST_PREDICTED, LatencyTable
 from swarm.routing.position import Position
 from swarm.routing.records import PeerRecord
 from swarm.routing.vivaldi import Coordinate
@@ -55,6 +55,20 @@ def test_links_that_were_not_measured_are_predicted(seed: int) -> None:
     flat = [abs(2 * DEFAULT_LINK_S - s) / s for _, s in unmeasured]
     assert median(wrong) < 0.15
     assert median(wrong) < median(flat) / 2
+
+
+@pytest.mark.parametrize("count", [PEERS, MOST_PREDICTED + 10])
+def test_a_search_hears_the_same_predictions(count: int) -> None:
+    records = [make_record(f"p{n}", coordinate=(n / 1000, 0.0, 0.001, 0.1)) for n in range(count)]
+    table, names = LatencyTable(), [*(record.peer_id for record in records), "client"]
+    table.publish(records)
+    table.locate("client", Coordinate(0.0, 0.05, 0.001, 0.2))
+    table.observe("client", "p3", 0.7)
+    links, everyone = table.between(names), np.arange(count)
+    for source, sink in ((everyone, np.full(count, count)), (np.full(count, count), everyone)):
+        pairs = zip(source, sink, strict=True)
+        expected = [table.link_s(names[a], names[b]) for a, b in pairs]
+        assert links.between(source, sink) == pytest.approx(expected)
 
 
 def test_a_place_that_is_not_known_yet_predicts_nothing() -> None:
