@@ -35,7 +35,10 @@ GATEWAY = "http://127.0.0.1:8000"
 HUB_ID = "Qwen/Qwen3-8B"
 DIAGRAM = "mermaid"
 NODES = ("serve", "bootstrap")
-MAKES = {"demo": "swarm demo", "test": "python -m pytest"}  # the quickstart runs the one, we are in the other
+MAKES = {  # the quickstart runs the one, we are in the other
+    "demo": "swarm demo",
+    "test": "python -m pytest -n logical --maxprocesses 4 --dist loadfile",
+}
 DEADLINE_S = 120.0
 WITHIN_TEXT = re.compile(r"`((?:swarm|make|pip install) [^`\n]+)`")
 OPTION = re.compile(r"--[a-z][a-z-]*")
