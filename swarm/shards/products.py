@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from swarm.shards.few_rows import by_few_rows, has_few_rows
 
 Product = Callable[[Tensor, Tensor], Tensor]  # [B, n, in] contiguous, weight [out, in] -> [B, n, out]
 
-_MOST_ROWS = {"one": 1, "few": 5, "several": 12, "many": 48}  # more are "bulk"
+_MOST_ROWS = {"one": 1, "few": 5, "several": 16, "many": 48}  # more are "bulk"
 _TRIED_ROWS = {"one": 1, "few": 4, "several": 8, "many": 24, "bulk": 128}
 _LEAST_SIZE = 1 << 16  # elements; below, the call costs more than the product
 _TRIED_BYTES = 64 << 20  # more than caches hold
@@ -133,9 +133,10 @@ def candidates() -> Mapping[str, tuple[Product, ...]]:
     return {"one": (by_numpy, *onednn), "few": (by_exchange, *onednn), **others}
 
 
-def column_candidates() -> tuple[Product, ...]:
-    """Products with weights stored by columns; the first one is the usual one."""
-    return (by_numpy, by_few_rows) if has_few_rows() else (by_numpy,)
+def column_candidates() -> Mapping[str, tuple[Product, ...]]:
+    """What may be fastest with weights stored by columns; the first one is the usual one."""
+    compiled = (by_few_rows,) if has_few_rows() else ()
+    return {kind: (by_numpy, *compiled * (kind in ("few", "several"))) for kind in _TRIED_ROWS}
 
 
 def has_onednn() -> bool:
@@ -154,7 +155,7 @@ def _fastest(weights: Sequence[Tensor]) -> tuple[_Way, _Way]:
         most = 1 if kind == "bulk" else len(tried)  # products of many rows are not bound by memory
         rows = torch.ones(1, count, tried[0].shape[1])
         trials = [_Trial(product, tried[:most], 0) for product in (linear, *candidates()[kind])]
-        trials += [_Trial(product, by_columns[:most], 1) for product in column_candidates()]
+        trials += [_Trial(product, by_columns[:most], 1) for product in column_candidates()[kind]]
         _take_turns(trials, rows)
         for turned, way in enumerate(ways):
             best = _clearly_fastest([trial for trial in trials if trial.turned == turned])
@@ -165,21 +166,31 @@ def _fastest(weights: Sequence[Tensor]) -> tuple[_Way, _Way]:
 
 @dataclass(slots=True)
 class _Trial:
-    """A product with some weights, in the best of its rounds; `turned` if these are stored by columns."""
+    """A product with some weights, each in the best of its rounds; `turned` if these are stored by columns."""
 
     product: Product
     weights: Sequence[Tensor]
     turned: int
-    seconds: float = float("inf")
+    best_s: list[float] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.best_s)
+
+    def take_turn(self, rows: Tensor) -> None:
+        taken_s = []
+        for weight in self.weights:
+            started = time.perf_counter()
+            self.product(rows, weight)
+            taken_s.append(time.perf_counter() - started)
+        # weight by weight: another process takes the core for milliseconds, and a whole round may never be free of it
+        self.best_s = list(map(min, self.best_s, taken_s)) if self.best_s else taken_s
 
 
 def _take_turns(trials: Sequence[_Trial], rows: Tensor) -> None:
     for _ in range(_ROUNDS):
         for trial in trials:
-            started = time.perf_counter()
-            for weight in trial.weights:
-                trial.product(rows, weight)
-            trial.seconds = min(trial.seconds, time.perf_counter() - started)
+            trial.take_turn(rows)
 
 
 def _clearly_fastest(trials: Sequence[_Trial]) -> _Trial:
