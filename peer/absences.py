@@ -42,6 +42,11 @@ class Absences:
         """This session has ended."""
         self._sessions.pop(session, None)
 
+    def usual_s(self) -> float:
+        """How long sessions are usually away, on average; 0 if nobody has come back yet."""
+        known = [absence.usual_s for absence in self._sessions.values() if absence.usual_s is not None]
+        return sum(known) / len(known) if known else 0.0
+
     def expected(self, now_s: float) -> list[float]:
         """In how many seconds each absent session will be back, the soonest first; 0 if it is overdue."""
         found = []

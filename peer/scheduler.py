@@ -14,6 +14,7 @@ LEAST_PORTION = 8
 PATIENCE_S = 0.5
 LEAST_WAIT_S = 0.0005  # what one read of a socket brought comes within this time
 CLEAR_GAIN = 1.05
+LONG_ABSENCE = 0.8  # of a batch: whoever is away as long keeps another device busy meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +51,19 @@ def choose_next(waiting: Sequence[Waiting], now_s: float) -> int:
     return min(_heads(waiting), key=lambda index: (_urgency(waiting[index], now_s), index))
 
 
-def choose_batch(waiting: Sequence[Waiting], now_s: float, budget: int) -> list[Portion]:
+def choose_batch(
+    waiting: Sequence[Waiting], now_s: float, budget: int, most: int | None = None
+) -> list[Portion]:
     """What runs together; `waiting` is in order of arrival and not empty.
 
-    All short work goes along, at most one piece of each session. Long work has `budget` token rows, in the order of
-    arrival; what is divisible goes as far as they reach. The first of what is not goes even if it does not fit, once
-    it is late or nothing else waits: so short work is never held up by more than one such piece, and long work never
-    for ever.
+    Short work goes along, at most one piece of each session, and of `most` sessions if that is given. Long work has
+    `budget` token rows, in the order of arrival; what is divisible goes as far as they reach. The first of what is not
+    goes even if it does not fit, once it is late or nothing else waits: so short work is never held up by more than
+    one such piece, and long work never for ever.
     """
     assert waiting, "nothing is waiting"
     heads = _heads(waiting)
-    chosen = [Portion(index, waiting[index].tokens) for index in heads if waiting[index].is_short]
+    chosen = [Portion(index, waiting[index].tokens) for index in heads if waiting[index].is_short][:most]
     long = [index for index in heads if not waiting[index].is_short]
     must_go = bool(long) and (not chosen or waiting[long[0]].is_late(now_s))
     left = budget
@@ -88,13 +91,37 @@ def long_head(waiting: Sequence[Waiting]) -> bytes | None:
     return next((waiting[i].session for i in _heads(waiting) if not waiting[i].is_short), None)
 
 
-def wait_s(here: int, expected_s: Sequence[float], batch_s: float) -> float:
+@dataclass(frozen=True, slots=True)
+class GroupSize:
+    """How many sessions decode in one batch: no more than `most`, and for `least` an idle device waits a while."""
+
+    least: int
+    most: int
+
+
+def group_size(sessions: int, absence_s: float, batch_s: float) -> GroupSize:
+    """How so many decoding sessions are divided into batches.
+
+    Sessions that are usually away for `absence_s`, as long as a batch takes or longer, are on other devices then. Two
+    groups of one size keep these and this one busy at once; one large group would leave each idle while it is on
+    another, and groups of different sizes wait for the larger one at every hop. A `batch_s` of 0 is not known yet.
+    """
+    if batch_s <= 0 or absence_s < LONG_ABSENCE * batch_s:
+        return GroupSize(0, sessions)
+    return GroupSize(sessions // 2, (sessions + 1) // 2)
+
+
+def wait_s(here: int, expected_s: Sequence[float], batch_s: float, least: int = 0) -> float:
     """How long an idle device waits for more decode steps, in seconds.
 
-    `here` sessions wait already, others are back in `expected_s` (sorted). A batch takes hardly longer with one more of
-    them, so the device waits for as many as make most tokens per second of waiting and computing, but never longer
-    than a batch takes.
+    `here` sessions wait already, others that may join them are back in `expected_s` (sorted). A batch takes hardly
+    longer with one more of them, so the device waits for as many as make most tokens per second of waiting and
+    computing, but never longer than a batch takes; for a group of `least` half as long, whenever they are expected:
+    who runs alone once does so at every hop from then on.
     """
+    missing = least - here
+    if 0 < missing <= len(expected_s):
+        return min(max(expected_s[missing - 1], LEAST_WAIT_S), batch_s / 2)
     best, chosen_s = here / batch_s, 0.0
     for more, at_s in enumerate(expected_s, start=1):
         until_s = max(at_s, LEAST_WAIT_S)

@@ -16,7 +16,16 @@ from swarm.peer.executor import Done, Executor
 from swarm.peer.layer_failure import error_of_layers
 from swarm.peer.prefill_share import PrefillShare
 from swarm.peer.queued import Queued
-from swarm.peer.scheduler import choose_batch, choose_one, long_head, wait_s
+from swarm.peer.scheduler import (
+    GroupSize,
+    Portion,
+    Waiting,
+    choose_batch,
+    choose_one,
+    group_size,
+    long_head,
+    wait_s,
+)
 from swarm.peer.sessions import HopSession
 from swarm.peer.tally import Tally
 from swarm.shards.step import Step, StepTensors
@@ -67,6 +76,7 @@ class Worker:
         self._share = PrefillShare(batch_tokens)
         self._queue: list[Queued] = []
         self._running = False
+        self._idle_since_s = clock()
         self._absences = Absences()
         self._timer: asyncio.Handle | None = None
         self._tally = tally or Tally()
@@ -186,10 +196,18 @@ class Worker:
             return 0.0
         if not all(queued.waiting.is_short for queued in self._queue):
             return 0.0
-        waited_s = now_s - min(queued.arrived_s for queued in self._queue)
+        oldest_s = min(queued.arrived_s for queued in self._queue)
+        waited_s = now_s - max(oldest_s, self._idle_since_s)
         here = len({queued.session.id for queued in self._queue})
-        pause_s = wait_s(here, self._absences.expected(now_s), self.decode_s)
+        expected = self._absences.expected(now_s)
+        groups = self._groups(here, len(expected))
+        pause_s = wait_s(here, expected[: max(groups.most - here, 0)], self.decode_s, groups.least)
+        if here < groups.least:
+            return max(min(pause_s, self.decode_s / 2 - waited_s), 0.0)
         return pause_s if waited_s + pause_s <= self.decode_s else 0.0
+
+    def _groups(self, here: int, away: int) -> GroupSize:
+        return group_size(here + away, self._absences.usual_s(), self.decode_s or 0.0)
 
     def _start_next(self, here: bool = False) -> None:
         """Run what the scheduler chooses; in the calling thread if that is worth it and it may be `here`."""
@@ -197,8 +215,8 @@ class Worker:
         waiting = [queued.waiting for queued in self._queue]
         long = long_head(waiting)
         budget = self._share.budget(long, now) if long is not None else 0
-        choose = choose_batch if self._together else choose_one
-        batch = [(self._queue[portion.index], portion.tokens) for portion in choose(waiting, now, budget)]
+        portions = self._choose(waiting, now, budget)
+        batch = [(self._queue[portion.index], portion.tokens) for portion in portions]
         self._tally.turn(len(batch), sum(tokens for _, tokens in batch))
         taken = {id(queued) for queued, _ in batch}
         self._queue = [queued for queued in self._queue if id(queued) not in taken]
@@ -209,10 +227,17 @@ class Worker:
         run = self._executor.run_here if may_run_here else self._executor.submit
         run(lambda: run_batch(works), self._finish(batch, short, now))
 
+    def _choose(self, waiting: Sequence[Waiting], now_s: float, budget: int) -> list[Portion]:
+        if not self._together:
+            return choose_one(waiting, now_s, budget)
+        here = len({work.session for work in waiting if work.is_short})
+        groups = self._groups(here, len(self._absences.expected(now_s)))
+        return choose_batch(waiting, now_s, budget, groups.most)
+
     def _finish(self, batch: Sequence[tuple[Queued, int]], short: bool, started_s: float) -> Done:
         def done(results: Any, error: BaseException | None) -> None:
             self._running = False
-            now = self._clock()
+            now = self._idle_since_s = self._clock()
             decoded = [queued.session.id for queued, _ in batch if queued.waiting.is_short]
             found: list[object] = [error] * len(batch) if error is not None else results
             if any(isinstance(result, Applied) and result.computed_tokens for result in found):

@@ -12,6 +12,7 @@ from swarm.shards.products import (
     Product,
     by_numpy,
     candidates,
+    column_candidates,
     store_by_columns,
     use_fast_products,
 )
@@ -43,7 +44,7 @@ def test_rows_need_not_lie_together(product: Product) -> None:
     torch.testing.assert_close(product(states, weight), linear(states, weight))
 
 
-@pytest.mark.parametrize("product", [linear, by_numpy])
+@pytest.mark.parametrize("product", [linear, *column_candidates()["few"]])
 def test_weights_stored_by_columns_are_the_same_matrix(product: Product) -> None:
     torch.manual_seed(0)
     weight, states = torch.randn(40, 24), torch.randn(1, 7, 24)

@@ -15,11 +15,13 @@ from swarm.peer.scheduler import (
     LEAST_PORTION,
     LEAST_WAIT_S,
     PATIENCE_S,
+    GroupSize,
     Portion,
     Waiting,
     choose_batch,
     choose_next,
     choose_one,
+    group_size,
     wait_s,
 )
 
@@ -234,6 +236,27 @@ def test_it_never_waits_longer_than_a_batch_takes(here: int, expected: list[floa
     assert 0.0 <= wait_s(here, sorted(expected), batch_s) <= batch_s
 
 
+def test_sessions_that_other_devices_keep_for_as_long_go_in_two_groups() -> None:
+    assert group_size(16, absence_s=0.05, batch_s=0.04) == GroupSize(8, 8)
+    assert group_size(7, absence_s=0.04, batch_s=0.04) == GroupSize(3, 4)
+    assert group_size(1, absence_s=1.0, batch_s=0.04) == GroupSize(0, 1)
+    assert group_size(16, absence_s=0.01, batch_s=0.04) == GroupSize(0, 16), "only this device computes"
+    assert group_size(16, absence_s=0.05, batch_s=0.0) == GroupSize(0, 16), "nothing is known yet"
+
+
+def test_who_is_left_over_waits_for_the_next_group() -> None:
+    assert wait_s(1, [0.01] * 7, 0.04, least=8) == 0.01
+    assert wait_s(1, [0.09] * 7, 0.04, least=8) == 0.02, "their absence may have been longer than it will be"
+    assert wait_s(1, [0.01] * 3, 0.04, least=8) == 0.01, "others have ended"
+    assert wait_s(8, [0.04] * 7, 0.04, least=8) == 0.0
+
+
+def test_a_batch_takes_the_decode_steps_that_came_first() -> None:
+    queue = [Waiting(bytes([i]), 1, i / 1000) for i in range(5)] + [Waiting(b"long", 40, 0.0, True)]
+    assert choose_batch(queue, 0.01, 16, most=3) == [*(Portion(i, 1) for i in range(3)), Portion(5, 16)]
+    assert len(choose_batch(queue, 0.01, 16, most=9)) == 6
+
+
 def test_sessions_are_expected_after_their_usual_absence() -> None:
     absences = Absences()
     absences.came(b"new", 0.0)
@@ -245,6 +268,7 @@ def test_sessions_are_expected_after_their_usual_absence() -> None:
     assert absences.expected(3.0) == [], "nobody is away"
     for name in (b"a", b"b", b"fresh"):
         absences.left(name, 3.0)
+    assert absences.usual_s() == pytest.approx(0.15)
     assert absences.expected(3.05) == pytest.approx([0.05, 0.15])
     assert absences.expected(3.12) == pytest.approx([0.0, 0.08])
     assert absences.expected(3.2) == pytest.approx([0.0]), "one is lost"

@@ -8,7 +8,14 @@ from torch import nn
 from torch.nn.functional import linear
 
 from swarm.core.span import Span
-from swarm.shards.products import FastLinear, by_numpy, candidates, store_by_columns
+from swarm.shards.products import (
+    FastLinear,
+    Product,
+    by_numpy,
+    candidates,
+    column_candidates,
+    store_by_columns,
+)
 from swarm.shards.shard import Shard
 from swarm.shards.siblings import Siblings, join_siblings
 from swarm.shards.step import Step, StepTensors
@@ -26,14 +33,14 @@ def fast(rows: int, columns: int = 24, bias: bool = False) -> FastLinear:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("by_columns", [True, False])
+@pytest.mark.parametrize("by_columns", [None, *column_candidates()["few"]])
 @pytest.mark.parametrize("bias", [True, False])
-def test_every_sibling_finds_its_part(bias: bool, by_columns: bool) -> None:
+def test_every_sibling_finds_its_part(bias: bool, by_columns: Product | None) -> None:
     layers = [fast(rows, bias=bias) for rows in (8, 5, 7)]
-    if by_columns:
+    if by_columns is not None:
         for layer in layers:
             layer.weight.data = store_by_columns(layer.weight.data)
-            layer.products = dict.fromkeys(layer.products, by_numpy)
+            layer.products = dict.fromkeys(layer.products, by_columns)
     one, several = torch.randn(1, 1, 24), torch.randn(1, 3, 24)
     expected = [[layer(states) for layer in layers] for states in (one, several)]
     Siblings(layers)

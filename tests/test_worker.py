@@ -162,6 +162,44 @@ def test_an_idle_device_waits_for_sessions_that_are_about_to_return() -> None:
     run(scenario())
 
 
+def test_sessions_that_are_away_as_long_as_a_batch_takes_run_in_two_halves() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        sessions = [bench.session(bytes([i])) for i in range(4)]
+        for session in sessions:
+            bench.submit(session)
+        assert len(await bench.turn()) == 4, "nothing is known yet"
+        bench.worker._share.decode_s = 0.05
+        await asyncio.sleep(0.5)
+        for session in sessions:
+            bench.submit(session, number=1, start=1)
+        assert await bench.turn() == [b"\x00", b"\x01"]
+        assert await bench.turn() == [b"\x02", b"\x03"]
+
+    run(scenario())
+
+
+def test_who_was_left_over_waits_for_the_rest_of_a_group() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        sessions = [bench.session(bytes([i])) for i in range(4)]
+        for number in range(2):
+            for session in sessions:
+                bench.submit(session, number=number, start=number)
+            while await bench.turn():
+                pass
+            bench.worker._share.decode_s = 0.05
+            await asyncio.sleep(0.5)
+        for session in sessions[:3]:
+            bench.submit(session, number=2, start=2)
+        assert await bench.turn() == [b"\x00", b"\x01"]
+        assert await bench.turn() == [], "it waits, since the device has just become idle"
+        bench.submit(sessions[3], number=2, start=2)
+        assert await bench.turn() == [b"\x02", b"\x03"]
+
+    run(scenario())
+
+
 def test_a_long_step_runs_in_portions_beside_decode_steps_and_ends_as_one() -> None:
     async def scenario() -> None:
         bench = Bench()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from swarm.client.entrance import Entrance
+from swarm.client.joint_head import join_head
 from swarm.client.network import Network
 from swarm.client.shared import LoadedModel
 from swarm.client.speculation import Speculation
@@ -45,6 +46,7 @@ def load(index: CheckpointIndex, entrance: Entrance, options: LoadOptions, mixin
     network = Network(entrance, options.config, source.n_layers, source.inseparable)
     dtype = _choose_dtype(source, options.dtype, network)
     loaded = load_client_model(source, network, dtype=dtype, device=options.device, mixin=mixin)
+    join_head(loaded)
     layers = cast(RemoteLayers, loaded.__dict__["remote_layers"])
     traits = layers.__dict__["traits"]
     network.attach(LoadedModel(traits, _name(dtype)))

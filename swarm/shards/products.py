@@ -11,14 +11,15 @@ trial also stores the weights by columns. Measured on an AMD EPYC, one thread, 5
     NumPy (OpenBLAS)               1678   5232   5834   6445   -
     NumPy, weights by columns      1324   2434   2732   3747   33589
 
-All of them use the weights where they are. Only the order of additions differs.
+For a few rows of weights stored by columns there is a product of our own, which `few_rows` compiles. All of them use
+the weights where they are. Only the order of additions differs.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,12 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from swarm.shards.few_rows import by_few_rows, has_few_rows
+
 Product = Callable[[Tensor, Tensor], Tensor]  # [B, n, in] contiguous, weight [out, in] -> [B, n, out]
 
-_FEW_ROWS = 5
-_MANY_ROWS = 48
-_TRIED_ROWS = {"one": 1, "few": 4, "many": 12, "bulk": 128}
+_MOST_ROWS = {"one": 1, "few": 5, "several": 16, "many": 48}  # more are "bulk"
+_TRIED_ROWS = {"one": 1, "few": 4, "several": 8, "many": 24, "bulk": 128}
 _LEAST_SIZE = 1 << 16  # elements; below, the call costs more than the product
 _TRIED_BYTES = 64 << 20  # more than caches hold
 _ROUNDS = 4
@@ -40,7 +42,7 @@ _HARDLY_SLOWER = 1.15  # trials differ by as much
 
 
 class FastLinear(nn.Linear):
-    """A float32 linear layer on the CPU; `products` says how it multiplies one row, a few, many, a prompt."""
+    """A float32 linear layer on the CPU; `products` says how it multiplies each kind of number of rows."""
 
     products: dict[str, Product]
 
@@ -52,9 +54,7 @@ class FastLinear(nn.Linear):
 
 
 def _kind(rows: int) -> str:
-    if rows == 1:
-        return "one"
-    return "few" if rows <= _FEW_ROWS else "many" if rows <= _MANY_ROWS else "bulk"
+    return next((kind for kind, most in _MOST_ROWS.items() if rows <= most), "bulk")
 
 
 def limit_threads(count: int) -> None:
@@ -128,12 +128,21 @@ def by_onednn(rows: Tensor, weight: Tensor) -> Tensor:
 
 def candidates() -> Mapping[str, tuple[Product, ...]]:
     """What may be faster than torch's usual product, where it exists, with weights as they are."""
-    onednn = (by_onednn,) if torch.backends.mkldnn.is_available() and _has_onednn() else ()  # type: ignore[no-untyped-call]
-    return {"one": (by_numpy, *onednn), "few": (by_exchange, *onednn), "many": onednn, "bulk": onednn}
+    onednn = (by_onednn,) if has_onednn() else ()
+    others = dict.fromkeys(("several", "many", "bulk"), onednn)
+    return {"one": (by_numpy, *onednn), "few": (by_exchange, *onednn), **others}
 
 
-def _has_onednn() -> bool:
-    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def column_candidates() -> Mapping[str, tuple[Product, ...]]:
+    """What may be fastest with weights stored by columns; the first one is the usual one."""
+    compiled = (by_few_rows,) if has_few_rows() else ()
+    return {kind: (by_numpy, *compiled * (kind in ("few", "several"))) for kind in _TRIED_ROWS}
+
+
+def has_onednn() -> bool:
+    """Whether `by_onednn` works here."""
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 @torch.inference_mode()
@@ -146,7 +155,7 @@ def _fastest(weights: Sequence[Tensor]) -> tuple[_Way, _Way]:
         most = 1 if kind == "bulk" else len(tried)  # products of many rows are not bound by memory
         rows = torch.ones(1, count, tried[0].shape[1])
         trials = [_Trial(product, tried[:most], 0) for product in (linear, *candidates()[kind])]
-        trials.append(_Trial(by_numpy, by_columns[:most], 1))
+        trials += [_Trial(product, by_columns[:most], 1) for product in column_candidates()[kind]]
         _take_turns(trials, rows)
         for turned, way in enumerate(ways):
             best = _clearly_fastest([trial for trial in trials if trial.turned == turned])
@@ -157,21 +166,31 @@ def _fastest(weights: Sequence[Tensor]) -> tuple[_Way, _Way]:
 
 @dataclass(slots=True)
 class _Trial:
-    """A product with some weights, in the best of its rounds; `turned` if these are stored by columns."""
+    """A product with some weights, each in the best of its rounds; `turned` if these are stored by columns."""
 
     product: Product
     weights: Sequence[Tensor]
     turned: int
-    seconds: float = float("inf")
+    best_s: list[float] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.best_s)
+
+    def take_turn(self, rows: Tensor) -> None:
+        taken_s = []
+        for weight in self.weights:
+            started = time.perf_counter()
+            self.product(rows, weight)
+            taken_s.append(time.perf_counter() - started)
+        # weight by weight: another process takes the core for milliseconds, and a whole round may never be free of it
+        self.best_s = list(map(min, self.best_s, taken_s)) if self.best_s else taken_s
 
 
 def _take_turns(trials: Sequence[_Trial], rows: Tensor) -> None:
     for _ in range(_ROUNDS):
         for trial in trials:
-            started = time.perf_counter()
-            for weight in trial.weights:
-                trial.product(rows, weight)
-            trial.seconds = min(trial.seconds, time.perf_counter() - started)
+            trial.take_turn(rows)
 
 
 def _clearly_fastest(trials: Sequence[_Trial]) -> _Trial:
@@ -192,4 +211,5 @@ def _columns_gain(ways: Sequence[tuple[_Way, _Way]]) -> bool:
         / sum(stored.seconds[kind] for stored, _ in ways)
         for kind in _TRIED_ROWS
     }
-    return share["many"] + share["bulk"] < 2 * _CLEAR_GAIN and share["one"] < _HARDLY_SLOWER
+    rows = [share[kind] for kind in ("several", "many", "bulk")]
+    return sum(rows) < len(rows) * _CLEAR_GAIN and share["one"] < _HARDLY_SLOWER

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from swarm.shards.few_rows import by_few_rows
 from swarm.shards.foreign_code import CANNOT_TRY, random_tensors
-from swarm.shards.products import FastLinear, by_numpy
+from swarm.shards.products import FastLinear, Product, by_numpy
 from swarm.shards.step import Step
 
 if TYPE_CHECKING:
@@ -37,20 +38,21 @@ class Siblings:
         self._bounds: list[tuple[int, int]] = []
         self._states: Tensor | None = None
         self._found = joint
-        kinds = _joint_kinds(layers)
+        joint_products = _joint_products(layers)
         begin = 0
         for place, layer in enumerate(layers):
             end = begin + layer.out_features
             self._bounds.append((begin, end))
             layer.weight.data = joint[begin:end]
-            layer.products = {**layer.products, **dict.fromkeys(kinds, _Part(self, place))}
+            parts = {kind: _Part(self, place, product) for kind, product in joint_products.items()}
+            layer.products = {**layer.products, **parts}
             begin = end
 
-    def product(self, place: int, states: Tensor) -> Tensor | None:
+    def part(self, place: int, states: Tensor, product: Product) -> Tensor | None:
         """What the layer at `place` makes of these states; None if the layers before it had others."""
         if place == 0:
             self._states = states
-            self._found = by_numpy(states, self._weight)
+            self._found = product(states, self._weight)
         elif states is not self._states:
             return None
         begin, end = self._bounds[place]
@@ -60,21 +62,27 @@ class Siblings:
         return part
 
 
-def _joint_kinds(layers: Sequence[FastLinear]) -> list[str]:
-    """For which numbers of rows all of them multiply by NumPy, which knows how to do so at once."""
-    return [kind for kind in layers[0].products if all(layer.products[kind] is by_numpy for layer in layers)]
+def _joint_products(layers: Sequence[FastLinear]) -> dict[str, Product]:
+    """How all of them multiply, for the numbers of rows where it is in a way that pays at once."""
+    first = layers[0].products
+    return {
+        kind: product
+        for kind, product in first.items()
+        if product in (by_numpy, by_few_rows) and all(layer.products[kind] is product for layer in layers)
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The product of some rows for one of the siblings."""
+    """The product of some rows for one of the siblings, as `usual` makes it of all."""
 
     siblings: Siblings
     place: int
+    usual: Product
 
     def __call__(self, rows: Tensor, weight: Tensor) -> Tensor:
-        part = self.siblings.product(self.place, rows)
-        return by_numpy(rows, weight) if part is None else part
+        part = self.siblings.part(self.place, rows, self.usual)
+        return self.usual(rows, weight) if part is None else part
 
 
 def join_siblings(shard: Shard) -> int:
@@ -122,4 +130,4 @@ class _Calls:
 
 def _can_join(group: list[FastLinear]) -> bool:
     different = len({id(layer.weight) for layer in group}) == len(group) > 1
-    return different and all(layer.products["one"] is by_numpy for layer in group)
+    return different and all(layer.products["one"] in (by_numpy, by_few_rows) for layer in group)
