@@ -26,7 +26,7 @@ demo: $(STAMP) ## three peers, one killed in mid-sentence, the same text
 	$(BIN)/swarm demo
 
 test: $(STAMP) ## the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: lint types layers docs test ## the gate: format, lint, types, layers, documentation, tests
 

@@ -14,6 +14,12 @@ from tests.processes import Zygote
 SwarmFactory = Callable[[], LocalSwarm]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start real peers come first: they take longest, and should not be what one core is left with."""
+    long = {item.path for item in items if item.get_closest_marker("network")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     """The process from which this session's `swarm` commands are forked; started when the first one is."""
