@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,6 +10,7 @@ import typer
 from swarm.cli.chat_settings import ChatSettings
 from swarm.cli.options import command_of
 from swarm.cli.text_source import open_model, sampling_of
+from swarm.cli.user_folders import state_folder
 from swarm.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,13 +51,9 @@ def _screen(settings: ChatSettings) -> ChatScreen:
         if exc.name != "prompt_toolkit":
             raise
         raise ConfigError(MISSING) from exc
-    return TerminalScreen((settings.history or _history_file()) if settings.keep_history else None)
-
-
-def _history_file() -> Path:
-    """`swarm/chat-history` in the user's state folder ($XDG_STATE_HOME, else ~/.local/state)."""
-    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(home).expanduser() / "swarm" / "chat-history"
+    return TerminalScreen(
+        (settings.history or state_folder() / "chat-history") if settings.keep_history else None
+    )
 
 
 command = command_of(ChatSettings, chat)

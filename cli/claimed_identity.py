@@ -14,14 +14,9 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
+from swarm.cli.user_folders import config_folder
 from swarm.core.errors import ConfigError
 from swarm.security.identity import Identity
-
-
-def identity_folder() -> Path:
-    """`swarm` in the user's configuration folder ($XDG_CONFIG_HOME, else ~/.config)."""
-    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(home).expanduser() / "swarm"
 
 
 @contextmanager
@@ -48,7 +43,7 @@ def _claim(path: Path) -> tuple[Path, int]:
 
 def _claim_default(stem: str) -> tuple[Path, int]:
     for number in count(1):
-        path = identity_folder() / (stem if number == 1 else f"{stem}-{number}")
+        path = config_folder() / (stem if number == 1 else f"{stem}-{number}")
         descriptor = _lock(path)
         if descriptor is not None:
             return path, descriptor

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from swarm.cli.cache_folder import cache_folder
 from swarm.cli.claimed_identity import claimed_identity
 from swarm.cli.event_loop import run_async
 from swarm.cli.logs import tell_decisions
 from swarm.cli.options import command_of
 from swarm.cli.ready_file import clear_ready_file
 from swarm.cli.serve_settings import ServeSettings
+from swarm.cli.user_folders import cache_folder
 from swarm.core.config import PeerConfig
 from swarm.core.lasting import lasting
 

@@ -21,9 +21,8 @@ from swarm.routing.view import SwarmView
 # What part of a peer's queue a chain is charged once; the rest in proportion to the layers that it runs there. If all
 # were charged once, a layer at a busy peer would cost as much as its whole span, and chains would not share the load.
 QUEUE_PER_VISIT = 0.2
-PREFILL_SHARE = (
-    0.25  # of a decode step is what a token of a long prompt takes on peers that have not measured it
-)
+# What a token of a long prompt takes on peers that have not measured it, of what a decode step takes.
+PREFILL_SHARE = 0.25
 
 
 class LinkCost(Protocol):

@@ -84,6 +84,19 @@ class PeerProcess(CommandProcess):
         return Span.parse(span) if isinstance(span, str) else Span(*span)
 
 
+@contextlib.contextmanager
+def lone_swarm() -> Iterator[tuple[LocalSwarm, list[psutil.Process]]]:
+    """A swarm outside of any test session, and a list that in the end holds the processes that outlived it."""
+    left: list[psutil.Process] = []
+    with tempfile.TemporaryDirectory() as folder:
+        zygote = Zygote(Path(folder) / "log")
+        try:
+            with LocalSwarm(zygote) as swarm:
+                yield swarm, left
+        finally:
+            left += zygote.close()
+
+
 class LocalSwarm:
     """Owns the processes of one small swarm, in a temporary folder of their own."""
 

@@ -126,16 +126,9 @@ class Desk:
         """Give every continuation a thread. `at_end` is called once for each, when its session has ended."""
         loop = asyncio.get_running_loop()
         for index in range(ask.continuations):
-            prompt, number = divmod(index, ask.count)
             tell = partial(_pass_on, answer, index, at_token)
             generation = Generation(
-                self.model,
-                self._vocabulary,
-                ask,
-                ask.prompts[prompt],
-                number,
-                tell,
-                speculates=self._speculates,
+                self.model, self._vocabulary, ask, index, tell, speculates=self._speculates
             )
             answer.generations.append(generation)
             self._running.add(generation)

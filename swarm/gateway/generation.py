@@ -63,8 +63,7 @@ class Generation:
     """One prompt's continuation. `run` belongs to a thread, everything else to the event loop.
 
     Args:
-        prompt: token ids.
-        index: which of the continuations of its prompt it is.
+        index: which of the request's continuations it is, those of the first prompt first.
         tell: called on the event loop with every outcome; an `Ending` or an error is the last.
         speculates: draft tokens from the text itself, where the model can take them back.
     """
@@ -74,7 +73,6 @@ class Generation:
         model: LinedModel,
         vocabulary: Vocabulary,
         ask: Ask,
-        prompt: Sequence[int],
         index: int,
         tell: Callable[[Outcome], None],
         *,
@@ -83,11 +81,11 @@ class Generation:
         self._model = model
         self._vocabulary = vocabulary
         self._ask = ask
-        self._prompt = prompt
-        self._index = index
+        place, self._index = divmod(index, ask.count)
+        self._prompt = ask.prompts[place]
         self._tell = tell
         self._loop = asyncio.get_running_loop()
-        self._line = model.line(len(prompt) + ask.max_tokens, ask.only, drafts=speculates)
+        self._line = model.line(len(self._prompt) + ask.max_tokens, ask.only, drafts=speculates)
         self._drafting = {"speculate": "auto"} if speculates else {}
         self._interrupted = False
         self.chain: Chain | None = None

@@ -14,20 +14,17 @@ import asyncio
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx2
 import psutil
 
 from tests.gateway_lab import local_text
-from tests.peers import LocalSwarm
-from tests.processes import Zygote
+from tests.peers import LocalSwarm, lone_swarm
 from tests.swarm_records import records
 from tests.waiting import wait_for
 
@@ -179,16 +176,13 @@ def main() -> int:
     parser.add_argument("--vanishing", type=int, default=100)
     parser.add_argument("--speculate", choices=("auto", "off"), default="off")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        zygote = Zygote(Path(folder) / "log")
-        with LocalSwarm(zygote) as swarm:
-            for span in ("0:3", "3:6", "6:8"):
-                swarm.serve("demo", span, *PEER_OPTIONS)
-            found = measure(options, swarm)
-        zygote.close()
+    with lone_swarm() as (swarm, left):
+        for span in ("0:3", "3:6", "6:8"):
+            swarm.serve("demo", span, *PEER_OPTIONS)
+        found = measure(options, swarm)
     print(json.dumps(found, indent=2))
     wrong = found["wrong"] + found["wrong_alone"] + (found["refused"] != options.refused)
-    return 1 if wrong or found["answered"] != options.sessions else 0
+    return 1 if wrong or left or found["answered"] != options.sessions else 0
 
 
 if __name__ == "__main__":

@@ -30,8 +30,7 @@ from swarm.builtin import demo_path
 from swarm.client.model import SwarmModel
 from swarm.core.span import Span
 from tests.moving_swarm import Move, MovingSwarm, Question, Sessions, running
-from tests.peers import LocalSwarm
-from tests.processes import Zygote
+from tests.peers import LocalSwarm, lone_swarm
 
 TOKENS = 600
 
@@ -114,13 +113,8 @@ def main() -> int:
     parser.add_argument("--still", type=float, default=15.0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder, checkpoint(options.model) as model:
-        zygote = Zygote(Path(folder) / "log")
-        try:
-            with LocalSwarm(zygote) as swarm:
-                found = measure(swarm, model, options)
-        finally:
-            left = zygote.close()
+    with checkpoint(options.model) as model, lone_swarm() as (swarm, left):
+        found = measure(swarm, model, options)
     print(json.dumps(found, indent=2))
     again = found["tokens_computed_again"] or found["tokens_replayed"] or found["failovers"]
     return int(bool(found["wrong"] or again or left))

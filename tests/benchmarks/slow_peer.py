@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from swarm.builtin import demo_path
 from swarm.client.model import SwarmModel
-from tests.peers import LocalSwarm
-from tests.processes import Zygote
+from tests.peers import LocalSwarm, lone_swarm
 from tests.slow_swarm import SlowSwarm, Way, generate_on
 
 LONG, SHORT, STRUCK_AT = 200, 8, 60
@@ -133,13 +130,8 @@ def main() -> int:
     parser.add_argument("--factor", type=float, default=40.0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        zygote = Zygote(Path(folder) / "log")
-        try:
-            with LocalSwarm(zygote) as swarm:
-                found = measure(swarm, options.rounds, options.factor)
-        finally:
-            left = zygote.close()
+    with lone_swarm() as (swarm, left):
+        found = measure(swarm, options.rounds, options.factor)
     print(json.dumps(found, indent=2))
     wrong = any(each["wrong_short"] or not each["right"] for each in found["rounds"])
     return int(wrong or bool(left))

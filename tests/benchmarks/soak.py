@@ -13,13 +13,11 @@ import json
 import random
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -30,8 +28,7 @@ from transformers import AutoModelForCausalLM
 from swarm.builtin import demo_path
 from swarm.client.model import SwarmModel
 from swarm.core.config import ClientConfig
-from tests.peers import LocalSwarm, PeerProcess
-from tests.processes import Zygote
+from tests.peers import LocalSwarm, PeerProcess, lone_swarm
 from tests.swarm_records import wait_all_free
 
 OPTIONS = (
@@ -207,13 +204,8 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=4.0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        zygote = Zygote(Path(folder) / "log")
-        try:
-            with LocalSwarm(zygote) as swarm:
-                found = soak(swarm, options.minutes, options.peers, options.clients, options.pause)
-        finally:
-            left = zygote.close()
+    with lone_swarm() as (swarm, left):
+        found = soak(swarm, options.minutes, options.peers, options.clients, options.pause)
     found["left_behind"] = [str(process) for process in left]
     print(json.dumps(found, indent=2))
     memory = found["client_MiB"]
