@@ -266,6 +266,8 @@ class Life:
             computed_tokens=shop.watch.tally.computed_tokens,
             links={link.peer_id: link.rtt_s / 2 for link in shop.node.links()[:32] if link.rtt_s is not None},
             coordinate=self._position.published,
+            upload_bytes_per_s=round(shop.node.bandwidth.upload.value),
+            download_bytes_per_s=round(shop.node.bandwidth.download.value),
             version=VERSION,
             issued_at=now,
             expires_at=expires_at,

@@ -54,6 +54,7 @@ class ChainRequest:
         together: layers that must run on one peer.
         measured: seconds per layer of peers for which what they announce does not hold.
         prompt_share: token rows of prompt to compute for each token to come; the chain's time for them counts.
+        row_bytes: what a token row takes on the wire.
         dearer: factors, at least 1, by which the search judges all that goes with a peer; no part of `Chain.cost_s`.
     """
 
@@ -69,6 +70,7 @@ class ChainRequest:
     together: Span | None = None
     measured: Mapping[str, float] = field(default_factory=dict)
     prompt_share: float = 0.0
+    row_bytes: int = 0
     dearer: Mapping[str, float] = field(default_factory=dict)
 
     def layer_s(self, record: PeerRecord) -> float:
@@ -84,6 +86,11 @@ class ChainRequest:
     def token_layer_s(self, record: PeerRecord) -> float:
         """Seconds per layer for one token to come, with its share of the prompt."""
         return self.layer_s(record) + self.prompt_share * self.prefill_layer_s(record)
+
+    def wire_s(self, record: PeerRecord) -> float:
+        """Seconds in which its downlink and its uplink carry one token to come, with its share of the prompt."""
+        rates = (record.download_bytes_per_s, record.upload_bytes_per_s)
+        return sum((1.0 + self.prompt_share) * self.row_bytes / rate for rate in rates if rate)
 
     def wait_s(self, record: PeerRecord) -> float:
         """What its queue, and its cache as far as it is full, cost a session of this size."""
@@ -138,8 +145,8 @@ class Chain:
 def find_chain(view: SwarmView, span: Span, request: ChainRequest) -> Chain:
     """The cheapest chain through `span`: exact, and the same for the same input.
 
-    Cost: for each hop link(previous, hop) + queue and pressure on the cache (see `charge`) + layers x seconds per
-    layer, then link(last, sink).
+    Cost: for each hop link(previous, hop) + bytes / download + queue and pressure on the cache (see `charge`) + layers
+    x seconds per layer + bytes / upload, then link(last, sink).
     A chain enters and leaves a peer's span at any layer.
 
     Raises:
@@ -163,7 +170,7 @@ def price(hop: Hop, record: PeerRecord, request: ChainRequest) -> float:
     )
     link_s = request.links.link_s
     way_s = link_s(request.source, hop.peer_id) + link_s(hop.peer_id, request.sink)
-    return way_s + float(visit_s[0]) + len(hop.span) * float(layer_s[0])
+    return way_s + request.wire_s(record) + float(visit_s[0]) + len(hop.span) * float(layer_s[0])
 
 
 def charge(
@@ -204,7 +211,7 @@ def _terrain(peers: list[PeerRecord], span: Span, request: ChainRequest) -> Terr
     return Terrain(
         serves=(starts <= layers) & (layers < ends),
         layer_s=layer_s,
-        queue_s=visit_s,
+        queue_s=visit_s + np.array([request.wire_s(r) for r in peers]),
         links=links,
         from_source_s=links.between(np.full(len(peers), source), everyone),
         to_sink_s=links.between(everyone, np.full(len(peers), sink)),

@@ -35,6 +35,7 @@ _Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 _Place = Annotated[float, Field(ge=-FARTHEST_S, le=FARTHEST_S, allow_inf_nan=False)]
 _Height = Annotated[float, Field(ge=0, le=FARTHEST_S, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_Rate = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0, le=1 << 40)]
 _Text = Annotated[str, AfterValidator(_printable)]
 _PeerId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
@@ -56,6 +57,7 @@ class PeerRecord(BaseModel):
     0 means not measured yet; `links` maps other peers to one-way seconds from this one;
     `coordinate` (two places, height, error, see `swarm.routing.vivaldi`) predicts links that nobody has measured;
     `pinned` peers never move; `load_s` is what loading one layer takes, 0 if unknown.
+    `upload_bytes_per_s` and `download_bytes_per_s` are the best that bulk payloads from and to it got, 0 if unknown.
     `free_tokens` and `total_tokens` count token rows of the KV cache; `batching` is how steps of several sessions run;
     `codings` are the forms besides the model's dtype in which it takes and sends activations.
     """
@@ -83,6 +85,8 @@ class PeerRecord(BaseModel):
     total_tokens: _Count = 0
     links: Annotated[dict[_PeerId, _Seconds], Field(max_length=MAX_LINKS)] = {}
     coordinate: tuple[_Place, _Place, _Height, _Share] | None = None
+    upload_bytes_per_s: _Rate = 0.0
+    download_bytes_per_s: _Rate = 0.0
     pinned: bool = False
     load_s: _Seconds = 0.0
     computed_tokens: Annotated[int, Field(ge=0)] = 0

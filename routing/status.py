@@ -23,6 +23,8 @@ class PeerRow:
     batching: str
     tokens_per_s: float | None
     queue_s: float
+    upload_bytes_per_s: float
+    download_bytes_per_s: float
     free_tokens: int
     total_tokens: int
     sessions: int
@@ -84,6 +86,8 @@ def _row(record: PeerRecord) -> PeerRow:
         batching=record.batching,
         tokens_per_s=rate,
         queue_s=record.queue_s,
+        upload_bytes_per_s=record.upload_bytes_per_s,
+        download_bytes_per_s=record.download_bytes_per_s,
         free_tokens=record.free_tokens,
         total_tokens=record.total_tokens,
         sessions=record.sessions,

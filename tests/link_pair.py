@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from swarm.core.errors import PeerError
+from swarm.wire.bandwidth import Bandwidth
 from swarm.wire.frames import MAX_PAYLOAD_BYTES
 from swarm.wire.link import Handler, Link
 from swarm.wire.messages import Hello
@@ -29,10 +30,18 @@ def make_link(
     dialled: bool,
     protocol: int = 1,
     max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+    bandwidth: Bandwidth | None = None,
 ) -> Link:
     """A link to the node `name` that still has to be greeted."""
     hello = Hello(protocol=protocol)
-    return Link(name, dialled=dialled, handler=handler, hello=hello, max_payload_bytes=max_payload_bytes)
+    return Link(
+        name,
+        dialled=dialled,
+        handler=handler,
+        hello=hello,
+        max_payload_bytes=max_payload_bytes,
+        bandwidth=bandwidth,
+    )
 
 
 @asynccontextmanager

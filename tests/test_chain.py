@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from swarm.core.errors import SwarmUnavailable
 from swarm.core.span import Span
-from swarm.routing.chain import PREFILL_SHARE, QUEUE_PER_VISIT, Chain, ChainRequest, Hop, find_chain
+from swarm.routing.chain import PREFILL_SHARE, QUEUE_PER_VISIT, Chain, ChainRequest, Hop, find_chain, price
 from swarm.routing.latency import LatencyTable
 from swarm.routing.pressure import ALL_OF_IT, STEEPNESS
 from swarm.routing.records import PeerRecord, PeerState
@@ -47,7 +47,9 @@ def cost_s(hops: tuple[Hop, ...], view: SwarmView, request: ChainRequest) -> flo
         queue_s = wait_s * (QUEUE_PER_VISIT + (1 - QUEUE_PER_VISIT) * used)
         prefill_s = record.prefill_seconds_per_layer or PREFILL_SHARE * record.seconds_per_layer
         layer_s = record.seconds_per_layer + request.prompt_share * prefill_s
-        total += request.links.link_s(at, hop.peer_id) + queue_s + len(hop.span) * layer_s
+        rates = (record.upload_bytes_per_s, record.download_bytes_per_s)
+        wire_s = sum((1 + request.prompt_share) * request.row_bytes / rate for rate in rates if rate)
+        total += request.links.link_s(at, hop.peer_id) + wire_s + queue_s + len(hop.span) * layer_s
         at = hop.peer_id
     return total + request.links.link_s(at, request.sink)
 
@@ -97,6 +99,8 @@ def peers(draw: st.DrawFn, peer_id: str) -> PeerRecord:
         seconds_per_layer=draw(SECONDS),
         prefill_seconds_per_layer=draw(st.sampled_from((0.0, 0.001, 0.01))),
         queue_s=draw(SECONDS),
+        upload_bytes_per_s=draw(st.sampled_from((0.0, 1e4, 1e6))),
+        download_bytes_per_s=draw(st.sampled_from((0.0, 1e5))),
         free_tokens=draw(st.sampled_from((10, 20, 30, 5, 0))),
         precision=draw(st.sampled_from(("float32", "float32", "bfloat16"))),
         codings=draw(st.sampled_from(((), ("int8",), ("int8",)))),
@@ -116,6 +120,7 @@ def requests(draw: st.DrawFn) -> ChainRequest:
         precision=draw(st.sampled_from((None, None, "float32", "bfloat16", "int8"))),
         coding=draw(st.sampled_from((None, None, "int8"))),
         prompt_share=draw(st.sampled_from((0.0, 0.0, 0.5, 20.0))),
+        row_bytes=draw(st.sampled_from((0, 0, 4096))),
         avoid=frozenset(draw(st.sets(st.sampled_from(PEERS), max_size=1))),
         together=draw(st.sampled_from((None, None, Span(1, 3), Span(2, 5), Span(0, 2)))),
     )
@@ -300,6 +305,21 @@ def test_a_long_prompt_goes_where_prompts_are_fast_and_a_long_answer_where_token
     for share, chosen in ((0.1, "talker"), (100.0, "reader")):
         chain = find_chain(view, Span(0, 12), replace(REQUEST, prompt_share=share))
         assert chain.hops[0].peer_id == chosen
+
+
+def test_a_slow_uplink_is_left_to_those_who_send_little() -> None:
+    near = make_record("near", (0, 12), seconds_per_layer=0.01, upload_bytes_per_s=1e6)
+    far = make_record(
+        "far", (0, 12), seconds_per_layer=0.012, upload_bytes_per_s=1e8, download_bytes_per_s=1e9
+    )
+    view = make_view(near, far)
+    for row_bytes, share, chosen in ((10_000, 0.0, "near"), (100_000, 0.0, "far"), (10_000, 100.0, "far")):
+        request = replace(REQUEST, row_bytes=row_bytes, prompt_share=share)
+        chain = find_chain(view, Span(0, 12), request)
+        assert chain.hops[0].peer_id == chosen
+        assert price(chain.hops[0], view.by_id[chosen], request) == pytest.approx(
+            price(chain.hops[0], view.by_id[chosen], REQUEST) + request.wire_s(view.by_id[chosen])
+        )
 
 
 def test_who_has_not_measured_prompts_is_judged_by_decoding() -> None:

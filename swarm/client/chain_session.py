@@ -33,6 +33,7 @@ from swarm.core.errors import NextUnreachable, PeerError, RequestError
 from swarm.routing.chain import Chain, Hop
 from swarm.shards.history import History
 from swarm.shards.step import Step, StepTensors
+from swarm.wire.tensors import row_nbytes
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class ChainSession:
         self._courier = Courier(shared)
         self._precision: str | None = None
         self._recorded = -1
+        self._row_bytes = 0
         self._resend_from: int | None = 0  # the next step brings the past from there on; None: hops have it
         self._hashes = BlockHashes(shared.config.coding)
         self._may_reuse = True
@@ -134,6 +136,7 @@ class ChainSession:
             model_uid=self._shared.model_uid,
             tokens=rows * max(self._max_tokens, length),
             prompt_share=rows * length / max(self._max_tokens - length, 1),
+            row_bytes=self._row_bytes,
             rollback=self._rollback,
             timeout_s=self._shared.config.open_timeout_s,
             coding=self._shared.config.coding,
@@ -164,6 +167,7 @@ class ChainSession:
             history.select_rows(step.select_rows)
             self._hashes.truncate(0)
         history.append(step.tensors)
+        self._row_bytes = self._row_bytes or row_nbytes(step.tensors.named(), self._shared.config.coding)
 
     async def _make_whole(self, step: Step, keep_last: int, trouble: Trouble) -> None:
         self._notice_lost_links()

@@ -22,9 +22,9 @@ _DISMISS_S = 1.0
 class SessionShape:
     """What every hop of a session is opened with.
 
-    `tokens` are token rows, `prompt_share` is how many of them are to be computed for each token to come, `prefix`
-    hashes the blocks to come, `coding` is how activations travel, `donor` is the hop whose peer will bring the
-    session's state, `before` the one that will send steps.
+    `tokens` are token rows, `prompt_share` is how many of them are to be computed for each token to come, `row_bytes`
+    what each takes on the wire, `prefix` hashes the blocks to come, `coding` is how activations travel, `donor` is the
+    hop whose peer will bring the session's state, `before` the one that will send steps.
     """
 
     model_uid: str
@@ -34,6 +34,7 @@ class SessionShape:
     prefix: tuple[bytes, ...] = ()
     coding: Coding | None = None
     prompt_share: float = 0.0
+    row_bytes: int = 0
     donor: RemoteHop | None = None
     before: RemoteHop | None = None
 

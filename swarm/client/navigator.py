@@ -246,6 +246,7 @@ class Navigator:
             only=request.only,
             together=request.together or self.together,
             prompt_share=request.prompt_share,
+            row_bytes=request.row_bytes,
             measured=self._paces.stragglers(self.view.by_id, _now_s()),
         )
 

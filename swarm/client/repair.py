@@ -121,6 +121,7 @@ class Repairer:
             coding=shape.coding,
             only=self.only,
             prompt_share=shape.prompt_share,
+            row_bytes=shape.row_bytes,
         )
         known = self._shared.routes.find(shape.prefix)
         fresh = replace(wish, without=frozenset(self.left))
@@ -180,6 +181,7 @@ class Repairer:
             coding=shape.coding,
             only=self.only,
             without=without,
+            row_bytes=shape.row_bytes,
         )
 
     async def open(

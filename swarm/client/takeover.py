@@ -133,6 +133,7 @@ class Takeover:
             only=self._repairer.only,
             together=hop.span,
             without=frozenset({other.peer_id for other in unfit} | self._refused),
+            row_bytes=shape.row_bytes,
         )
         chain = navigator.plan(hop.span, wish)
         shape = replace(shape, donor=hop, before=before)

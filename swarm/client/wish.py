@@ -22,6 +22,7 @@ class ChainWish:
         together: layers that one peer must serve; None: those that this model cannot divide.
         without: peers that are not to be used.
         prompt_share: token rows of prompt to compute for each token to come.
+        row_bytes: what a token row takes on the wire.
     """
 
     tokens: int
@@ -34,3 +35,4 @@ class ChainWish:
     together: Span | None = None
     without: frozenset[str] = frozenset()
     prompt_share: float = 0.0
+    row_bytes: int = 0

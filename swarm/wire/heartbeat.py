@@ -5,7 +5,8 @@ A ping that had to stand behind a bulk payload tells nothing about the network, 
 
 from __future__ import annotations
 
-_MAX_NONCE = 1 << 53
+from swarm.wire.bandwidth import FIRST_NONCE
+
 _FIRST_SAMPLES = 4
 _UP, _DOWN = 0.125, 0.5  # a pong may be late for many reasons, but is never early
 
@@ -30,7 +31,7 @@ class Heartbeat:
 
     def next_ping(self, now_s: float, *, timed: bool) -> int:
         """The nonce of a new ping, which replaces an unanswered one."""
-        self._nonce = (self._nonce + 1) % _MAX_NONCE
+        self._nonce = (self._nonce + 1) % FIRST_NONCE
         self._sent_s = now_s if timed else None
         return self._nonce
 

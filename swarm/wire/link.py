@@ -24,6 +24,7 @@ from swarm.core.errors import (
     PeerUnreachable,
     SwarmError,
 )
+from swarm.wire.bandwidth import FIRST_NONCE, Bandwidth, BulkTimer
 from swarm.wire.control_messages import Done, Failed, Request
 from swarm.wire.failures import error_of, failed_of
 from swarm.wire.frame_queue import FrameQueue
@@ -71,6 +72,7 @@ class Link:
         handler: Handler,
         hello: Hello,
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         self.peer_id = peer_id
         self.dialled = dialled
@@ -88,6 +90,8 @@ class Link:
         self._pending: dict[int, asyncio.Future[Done]] = {}
         self._next_request = 0
         self._heartbeat = Heartbeat()
+        self._bandwidth = bandwidth or Bandwidth()
+        self._bulk = BulkTimer(self._bandwidth.upload)
         self._close_callbacks: list[Callable[[Link], None]] = []
 
     def __repr__(self) -> str:
@@ -157,10 +161,12 @@ class Link:
             PeerUnreachable: if the link is closed or closes meanwhile.
             RequestError: if the message is larger than a frame may be.
         """
+        before, began_s = self.traffic.sent, perf_counter()
         try:
             await self._stream.send(message, payload)
         except ConnectionResetError as exc:
             raise self._gone() from exc
+        self._has_sent(self.traffic.sent - before, began_s)
 
     def try_send(self, message: Message, payload: Sequence[Buffer] = ()) -> bool:
         """Send a small message now, if nothing is in its way; False if `send` would have to wait.
@@ -168,10 +174,17 @@ class Link:
         Raises:
             PeerUnreachable, RequestError: as `send`.
         """
+        before, began_s = self.traffic.sent, perf_counter()
         try:
-            return self._stream.try_send(message, payload)
+            sent = self._stream.try_send(message, payload)
         except ConnectionResetError as exc:
             raise self._gone() from exc
+        self._has_sent(self.traffic.sent - before, began_s)
+        return sent
+
+    def _has_sent(self, size: int, began_s: float) -> None:
+        if (nonce := self._bulk.sent(size, began_s)) is not None:
+            self._stream.send_now(Ping(nonce=nonce))
 
     async def request(self, message: Request, timeout_s: float) -> Done:
         """Send a control message and wait for its answer; the link fills in the request number.
@@ -218,7 +231,7 @@ class Link:
     def _ping(self) -> None:
         # perf_counter: uvloop's own clock counts milliseconds
         nonce = self._heartbeat.next_ping(perf_counter(), timed=not self._stream.busy)
-        self._stream.send_now(Ping(nonce=nonce))
+        self._stream.send_now(Ping(nonce=nonce, bytes_per_s=self._bulk.take_news()))
 
     # receiving ----------------------------------------------------------------------------------------------------
 
@@ -228,6 +241,8 @@ class Link:
             self._on_greeting(message)
         elif isinstance(message, Ping):
             self._stream.send_now(Pong(nonce=message.nonce))
+            if message.bytes_per_s:
+                self._bandwidth.download.add(message.bytes_per_s)
         elif isinstance(message, Pong):
             self._on_pong(message)
         elif isinstance(message, Done | Failed):
@@ -261,6 +276,9 @@ class Link:
             self._greeted.set_result(None)
 
     def _on_pong(self, pong: Pong) -> None:
+        if pong.nonce >= FIRST_NONCE:
+            self._bulk.pong(pong.nonce, perf_counter(), self.rtt_s)
+            return
         sampled = self._heartbeat.pong(pong.nonce, perf_counter(), timed=not self._stream.busy)
         if sampled and self._heartbeat.warming_up:
             self._ping()

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from swarm.wire.bandwidth import MAX_BYTES_PER_S
 from swarm.wire.control_messages import (
     Close,
     Done,
@@ -55,8 +56,11 @@ class Shortcut(Message):
 
 
 class Ping(Message):
+    """`bytes_per_s` is what the last bulk payloads to whoever gets this reached; 0 if there were none."""
+
     type: Literal["ping"] = "ping"
     nonce: Number
+    bytes_per_s: Annotated[float, Field(ge=0, le=MAX_BYTES_PER_S, allow_inf_nan=False)] = 0.0
 
 
 class Pong(Message):

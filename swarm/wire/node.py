@@ -19,6 +19,7 @@ from swarm.wire.address import (
     parse_host,
     without_peer_id,
 )
+from swarm.wire.bandwidth import Bandwidth
 from swarm.wire.daemon import Daemon, DaemonOptions, daemon_errors
 from swarm.wire.directory import Directory, Inspect, RecordClaims
 from swarm.wire.hivemind_log import quiet_hivemind
@@ -147,6 +148,11 @@ class Node:
     def traffic(self) -> Traffic:
         """Bytes over all links there ever were."""
         return self._board.traffic
+
+    @property
+    def bandwidth(self) -> Bandwidth:
+        """What its links found out about this node's uplink and downlink."""
+        return self._board.bandwidth
 
     async def connect(self, peer_id: str, addresses: Sequence[str] = (), timeout_s: float = 5.0) -> Link:
         """The link to a node; dialled unless there is one in either direction. Concurrent callers share one dial.

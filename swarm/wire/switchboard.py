@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from swarm.core.errors import PeerError, PeerTimeout, PeerUnreachable
+from swarm.wire.bandwidth import Bandwidth
 from swarm.wire.dialing import hosts_of, open_stream, reach
 from swarm.wire.link import Handler, Link, Source
 from swarm.wire.messages import Hello
@@ -42,7 +43,11 @@ class Line:
 
 
 class Switchboard:
-    """Makes links and keeps them; `p2p` is hivemind's, once p2pd runs."""
+    """Makes links and keeps them; `p2p` is hivemind's, once p2pd runs.
+
+    Attributes:
+        bandwidth: what the links found out about this node's.
+    """
 
     def __init__(self, line: Line, tasks: NodeTasks) -> None:
         self._line = line
@@ -53,6 +58,7 @@ class Switchboard:
         self._dials: dict[str, asyncio.Task[Link]] = {}
         self._accepted: Counter[str] = Counter()
         self._past = Traffic()
+        self.bandwidth = Bandwidth()
         self._stopping = False
 
     async def open(self, p2p: Any, host: str, direct_port: int | None) -> None:
@@ -193,7 +199,13 @@ class Switchboard:
                 del self._accepted[peer_id]
 
     async def _greet(self, peer_id: str, dialled: bool, source: Source, timeout_s: float) -> Link:
-        link = Link(peer_id, dialled=dialled, handler=self._line.handler, hello=self._line.hello)
+        link = Link(
+            peer_id,
+            dialled=dialled,
+            handler=self._line.handler,
+            hello=self._line.hello,
+            bandwidth=self.bandwidth,
+        )
         await link.greet(source, timeout_s)
         self._links.append(link)
         link.on_close(self._forget)

@@ -45,6 +45,12 @@ def pack(tensors: dict[str, torch.Tensor], coding: Coding | None = None) -> Pack
     return metas, views
 
 
+def row_nbytes(tensors: dict[str, torch.Tensor], coding: Coding | None = None) -> int:
+    """What one token of one row takes on the wire; tensors are `[rows, tokens, ...]`."""
+    metas, _ = pack({name: tensor[:1, :1] for name, tensor in tensors.items()}, coding)
+    return tensors_nbytes(metas)
+
+
 def _bytes(tensor: torch.Tensor) -> memoryview:
     """Few calls, since each of them costs many times its usual time after milliseconds of anything else."""
     import torch
