@@ -171,12 +171,13 @@ class Worker:
         if self._running:
             return
         if self._absences.is_alone(queued.session.id):
-            self._start_or_wait(here=True)
+            self._set_timer(None)
+            self._start_next(here=True)
         else:  # not at once: what the same read of a socket brought shall run together
             self._set_timer(asyncio.get_running_loop().call_soon(self._start_or_wait))
 
-    def _start_or_wait(self, here: bool = False) -> None:
-        """Start the next batch, or wait for those who will be back soon; `here` as for `_start_next`."""
+    def _start_or_wait(self) -> None:
+        """Start the next batch, or wait for those who will be back soon."""
         self._set_timer(None)
         if self._running or not self._queue:
             return
@@ -184,7 +185,7 @@ class Worker:
         if pause_s:
             self._set_timer(asyncio.get_running_loop().call_later(pause_s, self._start_or_wait))
         else:
-            self._start_next(here)
+            self._start_next()
 
     def _set_timer(self, timer: asyncio.Handle | None) -> None:
         if self._timer is not None:
@@ -230,6 +231,8 @@ class Worker:
     def _choose(self, waiting: Sequence[Waiting], now_s: float, budget: int) -> list[Portion]:
         if not self._together:
             return choose_one(waiting, now_s, budget)
+        if len(waiting) == 1:
+            return choose_batch(waiting, now_s, budget)
         here = len({work.session for work in waiting if work.is_short})
         groups = self._groups(here, len(self._absences.expected(now_s)))
         return choose_batch(waiting, now_s, budget, groups.most)
@@ -242,17 +245,19 @@ class Worker:
             found: list[object] = [error] * len(batch) if error is not None else results
             if any(isinstance(result, Applied) and result.computed_tokens for result in found):
                 self._share.ran(sum(tokens for _, tokens in batch), decoded, short, now - started_s, now)
-            ended = [(queued, result) for (queued, _), result in zip(batch, found, strict=True)]
-            self._requeue([queued for queued, result in ended if not queued.take(result, started_s, now)])
-            for queued, _ in batch:
+            ended = [queued for queued, _ in batch]
+            left = [q for q, result in zip(ended, found, strict=True) if not q.take(result, started_s, now)]
+            if not (self._queue or left):  # else the device goes on first
+                _settle(ended)
+            self._requeue(left)
+            for queued in ended:
                 self._absences.left(queued.session.id, now)
                 if queued.session.closed:
                     self._forget_habits(queued.session)
             self._start_or_wait()
-            for queued, _ in ended:
-                queued.settle_if_done()
+            _settle(ended)
             if len(ended) == 1 and short:
-                self._look_ahead(ended[0][0])
+                self._look_ahead(ended[0])
 
         return done
 
@@ -272,6 +277,11 @@ class Worker:
             if queued.session.closed:
                 queued.end(None, SessionLost("the session was closed"))
         self._queue[:0] = [queued for queued in begun if not queued.session.closed]
+
+
+def _settle(ended: Sequence[Queued]) -> None:
+    for queued in ended:
+        queued.settle_if_done()
 
 
 def _log_failure(_: object, error: BaseException | None) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 from swarm.routing.observed import is_much_slower
 
 PERIOD_S = 5.0
+GLANCE_S = 0.2  # how often the pace of the hops is looked at, which costs every step that does
 ALARM_S = 1.0  # even a hop that has become slow is not left sooner than this after the last look
 LOOK_AHEAD = 128  # steps that a session is believed to go on, at most
 BETTER = 0.6  # of what the layers cost now
@@ -40,17 +42,25 @@ class Switch:
 
 
 class Occasions:
-    """Tells when it is time to look again; times are of any clock that does not go back."""
+    """Tells when it is time to look again at a chain that is new now; times are of any clock that does not go back."""
 
     def __init__(self, now: float) -> None:
         self._last_s = now
+        self._glanced_s = -inf  # what a new chain is like has to be known before it gets worse
+
+    def may_glance(self, now: float) -> bool:
+        """Whether it is time to look at the pace of the hops again; if so, that is done now."""
+        if now - self._glanced_s < GLANCE_S:
+            return False
+        self._glanced_s = now
+        return True
 
     def is_due(self, alarmed: bool, now: float) -> bool:
         """Whether to look now; `alarmed` if a hop has become slow."""
         return now - self._last_s >= (ALARM_S if alarmed else PERIOD_S)
 
     def looked(self, now: float) -> None:
-        """Somebody looks, or the chain has just changed."""
+        """Somebody looks."""
         self._last_s = now
 
 

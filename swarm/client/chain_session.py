@@ -93,7 +93,7 @@ class ChainSession:
             was_settled, self._is_settled = self._is_settled, False
             self._record(step)
             trouble = Trouble(self._shared.config.unavailable_timeout_s)
-            if was_settled:
+            if was_settled and self._replanner.is_time():
                 await self._leave_for_better()
             while True:
                 try:

@@ -28,11 +28,13 @@ class Replanner:
 
     def changed(self) -> None:
         """The chain is new, or has just been mended: wait before looking again."""
-        now = asyncio.get_running_loop().time()
-        if self._occasions is None:
-            self._occasions = Occasions(now)
-        self._occasions.looked(now)
+        self._occasions = Occasions(asyncio.get_running_loop().time())
         self._decline = Decline()
+
+    def is_time(self) -> bool:
+        """Whether `hop_to_leave` is worth its time before this step."""
+        now = asyncio.get_running_loop().time()
+        return self._occasions is not None and self._occasions.may_glance(now)
 
     def hop_to_leave(
         self, hops: Sequence[RemoteHop], shape: SessionShape, history: History, steps_left: int
