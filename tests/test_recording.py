@@ -10,7 +10,7 @@ import torch
 
 from swarm.core.span import Span
 from swarm.shards.foreign_code import CANNOT_TRY
-from swarm.shards.recording import _deviation, can_record, record
+from swarm.shards.recording import _deviation, record, try_recording
 from swarm.shards.rehearsal import Rehearsed
 from swarm.shards.self_check import tolerance_of
 from swarm.shards.shard import MOST_RECORDINGS, Shard
@@ -64,7 +64,7 @@ def test_layers_whose_values_decide_are_not_recorded_wrongly(model_type: str) ->
     try:
         recording = record(shard, shard.span)
     except CANNOT_TRY:
-        assert not can_record(shard)
+        assert try_recording(shard) is None
         return
     usual, recorded = (shard.open(shard.span, rollback=True) for _ in range(2))
     torch.manual_seed(0)
@@ -85,20 +85,20 @@ def test_a_branch_on_a_value_is_refused() -> None:
     layer.register_forward_hook(look)
     with pytest.raises(RuntimeError, match="values decide"):
         record(shard, shard.span)
-    assert not can_record(shard)
+    assert try_recording(shard) is None
 
 
 def test_sliding_windows_are_not_recorded() -> None:
-    assert not can_record(shard_of("mistral"))
+    assert try_recording(shard_of("mistral")) is None
 
 
 def test_what_changes_from_call_to_call_is_found_out() -> None:
     shard = shard_of("llama")
-    assert _deviation(shard) <= tolerance_of(shard)
+    assert _deviation(shard, record(shard, shard.span)) <= tolerance_of(shard)
     calls = itertools.count(1)
     layer: Any = shard.window[2]
     layer.register_forward_hook(lambda module, inputs, output: output * next(calls))
-    assert _deviation(shard) > tolerance_of(shard)
+    assert _deviation(shard, record(shard, shard.span)) > tolerance_of(shard)
 
 
 def test_parts_of_a_span_are_recorded_when_they_are_first_used_but_not_without_end() -> None:

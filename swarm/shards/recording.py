@@ -42,28 +42,32 @@ _CLEAR_GAIN = 0.95
 _VALUES_DECIDE = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
-def can_record(shard: Shard) -> bool:
-    """Whether recordings of the layers of `shard` are right, and faster than what they stand for."""
+def try_recording(shard: Shard) -> Recording | None:
+    """The recording of all layers of `shard`, if it is right, and faster than what it stands for."""
     on_cpu = shard.device.type == "cpu" and not shard.quantized
     if not (on_cpu and shard.looks_ahead and shard.batching == "flat"):
-        return False
+        return None
     if not all(type(layer) is GrowingLayer for layer in shard.new_cache(shard.span, rollback=True).owned):
-        return False
+        return None
     try:
-        reason = _obstacle(shard)
+        return _tried(shard)
     except CANNOT_TRY as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    if reason is not None:
         logger.debug("layers %s are not recorded: %s", shard.span, reason)
-    return reason is None
+        return None
 
 
-def _obstacle(shard: Shard) -> str | None:
+def _tried(shard: Shard) -> Recording | None:
     first = Span(shard.span.start, shard.span.start + 1)
     if not _is_faster(shard, first):
-        return "the recording is no faster"
-    error = _deviation(shard)
-    return None if error <= tolerance_of(shard) else f"the recording deviates by {error:.1e}"
+        logger.debug("layers %s are not recorded: the recording is no faster", shard.span)
+        return None
+    recording = record(shard, shard.span)
+    error = _deviation(shard, recording)
+    if error > tolerance_of(shard):
+        logger.debug("layers %s are not recorded: the recording deviates by %.1e", shard.span, error)
+        return None
+    return recording
 
 
 def record(shard: Shard, span: Span) -> Recording:
@@ -95,9 +99,15 @@ def _session_with_past(shard: Shard, span: Span) -> ShardSession:
 
 def _traced(step: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     jit: Any = torch.jit
+
+    def run(
+        *tensors: Tensor,
+    ) -> Any:  # of a function the weights are constants, and no module has to be scripted
+        return step(*tensors)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns of shapes taken for constants, which here they are
-        return jit.freeze(jit.trace(step, inputs, check_trace=False))
+        return jit.trace(run, inputs, check_trace=False)
 
 
 class _ValuesDoNotDecide(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -174,9 +184,8 @@ def _seconds(session: ShardSession, hidden: Tensor, recording: Recording | None)
     return spent_s
 
 
-def _deviation(shard: Shard) -> float:
+def _deviation(shard: Shard, recording: Recording) -> float:
     """The largest deviation of recorded steps from usual ones, relative to what the layers add."""
-    recording = record(shard, shard.span)
     usual, recorded = (shard.open(shard.span, rollback=True) for _ in range(2))
     dice = torch.Generator().manual_seed(3)
     start, worst = 0, 0.0

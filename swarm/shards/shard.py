@@ -23,7 +23,7 @@ from swarm.shards.foreign_code import CANNOT_RUN
 from swarm.shards.layer_state import LayerForm, forms_of
 from swarm.shards.products import use_fast_products
 from swarm.shards.quantize import state_bytes
-from swarm.shards.recording import can_record, record
+from swarm.shards.recording import record, try_recording
 from swarm.shards.rehearsal import Recording
 from swarm.shards.self_check import Batching, choose_batching
 from swarm.shards.session import ShardSession
@@ -184,7 +184,10 @@ class Shard(nn.Module):
     @cached_property
     def is_recordable(self) -> bool:
         """Whether decode steps may run as recordings; the first use tries it out, in the calling thread."""
-        return can_record(self)
+        tried = try_recording(self)
+        if tried is not None:
+            self._recordings[self.span] = tried
+        return tried is not None
 
     def recording(self, span: Span) -> Recording | None:
         """The recorded decode step of `span`, made at the first use; None if there is none."""
