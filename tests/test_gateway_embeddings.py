@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,20 @@ def test_vectors_are_the_local_models_in_order(client: OpenAI, form: Any) -> Non
 def test_what_cannot_be_encoded_is_refused(client: OpenAI, options: Any) -> None:
     with pytest.raises(openai.BadRequestError):
         client.embeddings.create(**{"model": "demo", "input": "x"} | options)
+
+
+@pytest.mark.slow
+def test_operators_see_what_became_of_texts_but_not_the_texts(
+    client: OpenAI, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "swarm.gateway.account")
+    found = client.embeddings.create(model="demo", input=TEXTS, extra_headers={"x-request-id": "vectors-1"})
+    [record] = [record for record in caplog.records if record.message == "a request ended"]
+    fields = record.__dict__
+    assert (fields["operation"], fields["outcome"], fields["request_id"]) == (
+        "embeddings",
+        "done",
+        "vectors-1",
+    )
+    assert (fields["prompt_tokens"], fields["new_tokens"]) == (found.usage.prompt_tokens, 0)
+    assert not any(text in str(fields) for text in TEXTS)

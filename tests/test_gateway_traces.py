@@ -54,6 +54,20 @@ def test_a_request_is_a_span_and_its_hops_are_below_it() -> None:
     assert second.name == "hop peerB"
 
 
+def test_texts_that_become_vectors_are_spans_of_their_own_kind() -> None:
+    exporter = InMemorySpanExporter()
+    traces = Traces("demo", exporter)
+    times = Times(10**18, queue_s=0.2, first_token_s=None, duration_s=2.0)
+    traces.tell(Account.of_texts(9, times, "failed", Origin("req_8")))
+    traces.close()
+    [span] = exporter.get_finished_spans()
+    assert span.name == "embeddings demo"
+    assert span.attributes is not None
+    assert span.attributes["gen_ai.operation.name"] == "embeddings"
+    assert span.attributes["gen_ai.usage.input_tokens"] == 9
+    assert not span.status.is_ok
+
+
 def test_a_request_goes_on_with_the_trace_of_its_client() -> None:
     exporter = InMemorySpanExporter()
     traces = Traces("demo", exporter)

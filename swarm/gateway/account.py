@@ -12,6 +12,7 @@ from swarm.gateway.origin import Origin
 logger = logging.getLogger(__name__)
 
 Outcome = Literal["done", "failed", "gone"]
+Operation = Literal["chat", "embeddings"]  # as OpenTelemetry's GenAI conventions call them
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Account:
     steps: int
     links_s: float
     hops: tuple[HopAccount, ...]
+    operation: Operation = "chat"
 
     @classmethod
     def of(cls, answer: Answer, times: Times, outcome: Outcome, origin: Origin) -> Account:
@@ -76,6 +78,11 @@ class Account:
         return cls(
             times, outcome, origin, usage.prompt_tokens, usage.new_tokens, profile.steps, links_s, tuple(hops)
         )
+
+    @classmethod
+    def of_texts(cls, tokens: int, times: Times, outcome: Outcome, origin: Origin) -> Account:
+        """Of texts of so many tokens that were to become vectors."""
+        return cls(times, outcome, origin, tokens, 0, 0, 0.0, (), "embeddings")
 
     def log(self) -> None:
         """One record, for logs that programs read."""

@@ -101,7 +101,8 @@ def _add_openai(app: FastAPI, gateway: Gateway) -> None:
         if gateway.pooling is None:
             text = f"{gateway.name} writes text and makes no embeddings"
             raise bad_request(text, "model", "unsupported_model")
-        return EmbeddingsResponse(gateway.desk, caller, gateway.prompter, body, gateway.pooling)
+        encode = partial(gateway.desk.encode, gateway.pooling, origin=request.state.origin)
+        return EmbeddingsResponse(caller, gateway.prompter, encode, body)
 
 
 def _add_anthropic(app: FastAPI, gateway: Gateway) -> None:

@@ -89,21 +89,36 @@ class Desk:
         finally:
             answer.interrupt()
 
-    async def encode(self, pooling: Pooling, texts: Sequence[Sequence[int]]) -> list[Tensor]:
+    async def encode(
+        self, pooling: Pooling, texts: Sequence[Sequence[int]], *, origin: Origin
+    ) -> list[Tensor]:
         """A vector for each text, once it is this request's turn; giving up interrupts it.
 
         Raises:
             SwarmError: there is no room, or no chain.
         """
+        came_s, came_ns = self._meter.now_s, time.time_ns()
         await self.admission.acquire(1)
+        queue_s = self._meter.now_s - came_s
+        self._meter.waited(queue_s)
+        tokens = sum(map(len, texts))
+        timing = self._meter.timing(tokens, came_s)
+        outcome: Outcome = "gone"
         encoding = Encoding(self.model, pooling, texts)
         future = asyncio.get_running_loop().run_in_executor(self._threads, encoding.run)
         self._running.add(encoding)
         future.add_done_callback(partial(self._ended, encoding, lambda: self.admission.release(1)))
         try:
-            return await asyncio.shield(future)
+            vectors = await asyncio.shield(future)
+            outcome = "done"
+        except SwarmError:
+            outcome = "failed"
+            raise
         finally:
             encoding.interrupt()
+            times = Times(came_ns, queue_s, None, timing.ended(outcome))
+            self._tell(Account.of_texts(tokens, times, outcome, origin))
+        return vectors
 
     async def probe(self) -> None:
         """Generate one token, without waiting for a turn.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -13,9 +14,7 @@ from torch import Tensor
 from swarm.gateway.api_error import bad_request
 from swarm.gateway.body import Body, NewTokens, ShortText, Text, as_prompts
 from swarm.gateway.completions_api import Prompts, TokenIds, TokenPrompts
-from swarm.gateway.desk import Desk
 from swarm.gateway.door import Caller
-from swarm.gateway.pooling import Pooling
 from swarm.gateway.prompts import Prompter
 from swarm.gateway.watched_response import WatchedResponse, send_json
 
@@ -30,23 +29,24 @@ class EmbeddingsRequest(Body):
     user: ShortText | None = None
 
 
-class EmbeddingsResponse(WatchedResponse):
-    """Computes the vectors while it is being sent."""
+Encode = Callable[[Sequence[Sequence[int]]], Awaitable[list[Tensor]]]
+"""A vector for each of some texts of token ids."""
 
-    def __init__(
-        self, desk: Desk, caller: Caller, prompter: Prompter, body: EmbeddingsRequest, pooling: Pooling
-    ) -> None:
+
+class EmbeddingsResponse(WatchedResponse):
+    """Has the vectors computed while it is being sent."""
+
+    def __init__(self, caller: Caller, prompter: Prompter, encode: Encode, body: EmbeddingsRequest) -> None:
         super().__init__(caller)
-        self._desk = desk
         self._prompter = prompter
+        self._encode = encode
         self._body = body
-        self._pooling = pooling
 
     async def answer(self, send: Send) -> None:
         """Compute, and send the vectors."""
         body = self._body
         texts = await asyncio.to_thread(self._prompter.texts, as_prompts(body.input))
-        vectors = await self._desk.encode(self._pooling, texts)
+        vectors = await self._encode(texts)
         if body.dimensions not in (None, len(vectors[0])):
             raise bad_request(f"vectors of this model have {len(vectors[0])} numbers", "dimensions")
         count = sum(map(len, texts))

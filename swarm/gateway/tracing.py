@@ -36,7 +36,7 @@ class Traces:
         """
         times, origin = account.times, account.origin
         attributes: dict[str, str | int | float] = {
-            "gen_ai.operation.name": "chat",
+            "gen_ai.operation.name": account.operation,
             "gen_ai.provider.name": "layerswarm",
             "gen_ai.request.model": self._model,
             "gen_ai.usage.input_tokens": account.prompt_tokens,
@@ -51,7 +51,7 @@ class Traces:
             attributes["gen_ai.server.time_to_first_token"] = times.first_token_s
         carrier = {"traceparent": origin.traceparent or "", "tracestate": origin.tracestate or ""}
         span = self._tracer.start_span(
-            f"chat {self._model}",
+            f"{account.operation} {self._model}",
             TraceContextTextMapPropagator().extract(carrier),
             kind=SpanKind.SERVER,
             start_time=times.came_ns,
