@@ -9,10 +9,11 @@ from typing import Protocol
 
 from swarm.core.errors import PeerIncompatible, SwarmError
 from swarm.routing.announcement import decode
-from swarm.routing.records import BUCKETS, PeerRecord, model_key
+from swarm.routing.records import BUCKETS, MAX_LEASE_S, PeerRecord, model_key
 from swarm.routing.view import SwarmView, freshest
 
 logger = logging.getLogger(__name__)
+LEAST_PAUSE_S = 1.0  # however short the leases are: strangers choose them
 
 
 class RecordSource(Protocol):
@@ -54,6 +55,12 @@ class Refresher:
             self._known, now=self._directory.now(), model_uid=self._model_uid, protocol=self._protocol
         )
 
+    @property
+    def pause_s(self) -> float:
+        """When to look again: after the period, or sooner, so that records which are renewed often do not run out."""
+        lease_s = min((record.expires_at - record.issued_at for record in self._known), default=MAX_LEASE_S)
+        return min(self._period_s, max(lease_s / 3, LEAST_PAUSE_S))
+
     async def refresh(self) -> SwarmView:
         """Read the directory and return the view after it; callers at the same time share one read."""
         if self._reading is None:
@@ -62,13 +69,13 @@ class Refresher:
         return await asyncio.shield(self._reading)
 
     async def run(self) -> None:
-        """Refresh at once and then every period, for ever; where that fails, what is known stays."""
+        """Refresh at once and then at every `pause_s`, for ever; where that fails, what is known stays."""
         while True:
             try:
                 await self.refresh()
             except SwarmError as error:
                 logger.info("the view of the swarm could not be refreshed: %s", error)
-            await self._sleep(self._period_s)
+            await self._sleep(self.pause_s)
 
     async def close(self) -> None:
         """End a read that is under way."""

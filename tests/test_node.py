@@ -336,7 +336,7 @@ def test_a_folder_of_a_dead_process_is_swept_and_that_of_a_living_one_is_not() -
     (dead / "p2pd.sock").touch()
 
     async def scenario() -> None:
-        living = await SocketFolder.create()
+        living = SocketFolder.create()
         socket_folder.sweep()
         assert own_folders() == [living.path]
         await living.close()

@@ -188,3 +188,17 @@ def test_closing_ends_a_hanging_read() -> None:
 def test_unreadable_bodies_are_left_out() -> None:
     record = make_record("a")
     assert readable([b"junk", encode(record), b""]) == [record]
+
+
+def test_records_that_are_renewed_often_are_read_often_but_nobody_sets_a_frantic_pace() -> None:
+    async def scenario() -> None:
+        directory = FakeDirectory()
+        refresher = make_refresher(directory)
+        assert refresher.pause_s == 5.0
+        for lease_s, pause_s in ((30.0, 5.0), (9.0, 3.0), (0.01, 1.0)):
+            directory.put(make_record("a", issued_at=directory.time, expires_at=directory.time + lease_s))
+            await refresher.refresh()
+            assert refresher.pause_s == pytest.approx(pause_s)
+            directory.time += 0.001
+
+    run(scenario())

@@ -87,7 +87,7 @@ class Navigator:
     async def run(self) -> None:
         """Refresh for ever; where that fails, what is known stays until its leases end."""
         while True:
-            await asyncio.sleep(self._config.refresh_s)
+            await asyncio.sleep(self._refresher.pause_s)
             try:
                 await self.refresh()
             except SwarmError as error:

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from enum import Enum
 from time import perf_counter
-from typing import Any
 
 from swarm.core.errors import (
     PeerError,
@@ -24,14 +23,15 @@ from swarm.core.errors import (
     PeerUnreachable,
     SwarmError,
 )
-from swarm.wire.bandwidth import FIRST_NONCE, Bandwidth, BulkTimer
+from swarm.wire.bandwidth import Bandwidth
 from swarm.wire.control_messages import Done, Failed, Request
-from swarm.wire.failures import error_of, failed_of
+from swarm.wire.failures import failed_of
 from swarm.wire.frame_queue import FrameQueue
 from swarm.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame, encode_head
-from swarm.wire.heartbeat import Heartbeat
 from swarm.wire.message import Message
 from swarm.wire.messages import Hello, Ping, Pong
+from swarm.wire.pending import PendingRequests
+from swarm.wire.pulse import Pulse
 from swarm.wire.sealed import SealedConnection
 from swarm.wire.stream import FrameStream
 from swarm.wire.traffic import Traffic
@@ -87,11 +87,8 @@ class Link:
             on_frame=self._on_frame, on_closed=self._on_closed, max_payload_bytes=max_payload_bytes
         )
         self._queue = FrameQueue(self._handle, self._report, self._read_on_or_pause)
-        self._pending: dict[int, asyncio.Future[Done]] = {}
-        self._next_request = 0
-        self._heartbeat = Heartbeat()
-        self._bandwidth = bandwidth or Bandwidth()
-        self._bulk = BulkTimer(self._bandwidth.upload)
+        self._pending = PendingRequests(peer_id)
+        self._pulse = Pulse(self._stream, bandwidth or Bandwidth())
         self._close_callbacks: list[Callable[[Link], None]] = []
 
     def __repr__(self) -> str:
@@ -100,7 +97,7 @@ class Link:
 
     @property
     def rtt_s(self) -> float | None:
-        return self._heartbeat.rtt_s
+        return self._pulse.rtt_s
 
     @property
     def traffic(self) -> Traffic:
@@ -166,7 +163,7 @@ class Link:
             await self._stream.send(message, payload)
         except ConnectionResetError as exc:
             raise self._gone() from exc
-        self._has_sent(self.traffic.sent - before, began_s)
+        self._pulse.has_sent(self.traffic.sent - before, began_s)
 
     def try_send(self, message: Message, payload: Sequence[Buffer] = ()) -> bool:
         """Send a small message now, if nothing is in its way; False if `send` would have to wait.
@@ -179,12 +176,8 @@ class Link:
             sent = self._stream.try_send(message, payload)
         except ConnectionResetError as exc:
             raise self._gone() from exc
-        self._has_sent(self.traffic.sent - before, began_s)
+        self._pulse.has_sent(self.traffic.sent - before, began_s)
         return sent
-
-    def _has_sent(self, size: int, began_s: float) -> None:
-        if (nonce := self._bulk.sent(size, began_s)) is not None:
-            self._stream.send_now(Ping(nonce=nonce))
 
     async def request(self, message: Request, timeout_s: float) -> Done:
         """Send a control message and wait for its answer; the link fills in the request number.
@@ -196,10 +189,7 @@ class Link:
         """
         if self.closed:
             raise self._gone()
-        number = self._next_request
-        self._next_request += 1
-        answer: asyncio.Future[Done] = self._loop.create_future()
-        self._pending[number] = answer
+        number, answer = self._pending.begin()
         try:
             async with asyncio.timeout(timeout_s):
                 await self.send(message.model_copy(update={"request": number}))
@@ -210,9 +200,7 @@ class Link:
                 f"peer {self.peer_id} did not answer {kind} within {timeout_s:g} s", self.peer_id
             ) from exc
         finally:
-            del self._pending[number]
-            if answer.done() and not answer.cancelled():
-                answer.exception()  # it may have failed while `send` failed too
+            self._pending.end(number)
 
     async def close(self, reason: str = "closed here") -> None:
         """End the link after sending what is queued; idempotent."""
@@ -226,12 +214,7 @@ class Link:
         if self._stream.reading and now - self._stream.last_read_s > silence_s:
             self._stream.abort(f"nothing came for {silence_s:g} s")
             return
-        self._ping()
-
-    def _ping(self) -> None:
-        # perf_counter: uvloop's own clock counts milliseconds
-        nonce = self._heartbeat.next_ping(perf_counter(), timed=not self._stream.busy)
-        self._stream.send_now(Ping(nonce=nonce, bytes_per_s=self._bulk.take_news()))
+        self._pulse.beat()
 
     # receiving ----------------------------------------------------------------------------------------------------
 
@@ -240,13 +223,11 @@ class Link:
         if self._state is not LinkState.OPEN:
             self._on_greeting(message)
         elif isinstance(message, Ping):
-            self._stream.send_now(Pong(nonce=message.nonce))
-            if message.bytes_per_s:
-                self._bandwidth.download.add(message.bytes_per_s)
+            self._pulse.answer(message)
         elif isinstance(message, Pong):
-            self._on_pong(message)
+            self._pulse.take(message)
         elif isinstance(message, Done | Failed):
-            self._on_answer(message)
+            self._pending.settle(message)
         elif isinstance(message, Hello):
             self._stream.close("malformed: a second hello")
         else:
@@ -274,23 +255,6 @@ class Link:
         else:
             self._state = LinkState.OPEN
             self._greeted.set_result(None)
-
-    def _on_pong(self, pong: Pong) -> None:
-        if pong.nonce >= FIRST_NONCE:
-            self._bulk.pong(pong.nonce, perf_counter(), self.rtt_s)
-            return
-        sampled = self._heartbeat.pong(pong.nonce, perf_counter(), timed=not self._stream.busy)
-        if sampled and self._heartbeat.warming_up:
-            self._ping()
-
-    def _on_answer(self, answer: Done | Failed) -> None:
-        waiting = self._pending.get(answer.request)
-        if waiting is None or waiting.done():
-            return  # it came after its deadline
-        if isinstance(answer, Done):
-            waiting.set_result(answer)
-        else:
-            waiting.set_exception(error_of(answer.kind, answer.message, self.peer_id, answer.retry_after_s))
 
     def _handle(self, frame: Frame) -> Awaitable[None] | None:
         return self._handler(self, frame.message, frame.payload)
@@ -322,10 +286,9 @@ class Link:
     def _on_closed(self, reason: str) -> None:
         self._state = LinkState.CLOSED
         self.close_reason = reason
-        waiters: list[asyncio.Future[Any]] = [self._greeted, *self._pending.values()]
-        for waiting in waiters:
-            if not waiting.done():
-                waiting.set_exception(self._gone())
+        if not self._greeted.done():
+            self._greeted.set_exception(self._gone())
+        self._pending.fail(self._gone())
         self._queue.close()
         callbacks, self._close_callbacks = self._close_callbacks, []
         for callback in callbacks:

@@ -39,7 +39,7 @@ OPTIONS = (
     "--cache-tokens",
     "8192",
     "--lease-s",
-    "3",
+    "9",
     "--review-s",
     "8",
 )
