@@ -71,6 +71,8 @@ def test_a_step_goes_to_a_node_and_its_output_comes_back(loop: str) -> None:
                 assert isinstance(message, Output)
                 assert (message.number, payload) == (count, bytes(4 * count))
             await until(lambda: link.rtt_s, "a round-trip time")
+            ends = (client.bandwidth, server.bandwidth)
+            await until(lambda: all(e.upload.value and e.download.value for e in ends), "what links carry")
 
     run(scenario(), loop)
 
