@@ -210,9 +210,10 @@ def test_lack_of_memory_is_said_with_sizes(monkeypatch: pytest.MonkeyPatch) -> N
         loaded(source_of("llama"))
 
 
-def test_a_name_that_is_neither_folder_nor_repository_is_refused() -> None:
+@pytest.mark.parametrize("name", ["/nowhere/at all/model", "./model", "../model", ""])
+def test_a_name_that_is_neither_folder_nor_repository_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match="neither a folder nor a repository"):
-        ModelSource.open(ModelConfig("/nowhere/at all/model"))
+        ModelSource.open(ModelConfig(name))
 
 
 @pytest.fixture
@@ -283,5 +284,5 @@ def test_an_unknown_repository_is_named(hub: FakeHub, tmp_path: Path) -> None:
 def test_an_unreachable_hub_is_said(tmp_path: Path) -> None:
     with FakeHub(folder_of("llama")) as server:
         pass
-    with pytest.raises(ModelError, match="the hub cannot be reached for tiny/model"):
+    with pytest.raises(ModelError, match="tiny/model is no folder here, and the hub cannot be reached"):
         from_hub(server, tmp_path)

@@ -64,10 +64,10 @@ def find_files(config: ModelConfig) -> CheckpointFiles:
 
         return FolderFiles(Path(demo_path()))
     folder = Path(config.name).expanduser()
-    if folder.is_dir():
+    if config.name and folder.is_dir():
         return FolderFiles(folder)
     from swarm.shards.hub import HubFiles, is_repository_name
 
     if not is_repository_name(config.name):
-        raise ModelError(f"{config.name} is neither a folder nor a repository name of the hub")
+        raise ModelError(f"{config.name or repr('')} is neither a folder nor a repository name of the hub")
     return HubFiles.open(config)

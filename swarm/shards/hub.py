@@ -40,7 +40,7 @@ _SMALL_FILES = (
 )
 # the root error of the HTTP library that huggingface_hub uses, which has changed over its versions
 _HTTPError: type[Exception] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
-_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_NAME = re.compile(r"(?![.-])[\w.-]+(/(?![.-])[\w.-]+)?")
 
 
 def is_repository_name(name: str) -> bool:
@@ -71,7 +71,9 @@ def asking_hub(config: ModelConfig) -> Iterator[None]:
     except HfHubHTTPError as exc:
         raise ModelError(f"the hub does not serve {name}: {_first_line(exc)}") from exc
     except (_HTTPError, OfflineModeIsEnabled) as exc:
-        raise HubUnreachable(f"the hub cannot be reached for {name}: {_first_line(exc)}") from exc
+        raise HubUnreachable(
+            f"{name} is no folder here, and the hub cannot be reached for it: {_first_line(exc)}"
+        ) from exc
     except OSError as exc:
         raise ModelError(f"the files of {name} cannot be stored: {_first_line(exc)}") from exc
 
