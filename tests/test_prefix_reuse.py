@@ -287,3 +287,17 @@ def test_other_architectures_reuse_exactly_or_not_at_all(kind: str) -> None:
         for _ in range(2):
             lab.check_exact(input_ids=LONG)
         assert lab.stats.reused_tokens == (192 if kind == "gpt2" else 0)
+
+
+@pytest.mark.parametrize(("cost", "goes_back"), [(0.002, True), (0.5, False)])
+def test_a_prompt_goes_back_to_a_peer_that_has_become_slow_only_if_computing_it_elsewhere_costs_more(
+    cost: float, goes_back: bool
+) -> None:
+    with Lab() as lab:
+        serve(lab)
+        lab.check_exact(input_ids=LONG)
+        lab.serve("b", 2, 4, cost=0.0012)
+        lab.peers["B"].cost = cost
+        lab.pass_time(1.0)
+        lab.check_exact(input_ids=LONG)
+        assert (lab.stats.reused_tokens > 0) is goes_back

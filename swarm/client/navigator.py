@@ -34,6 +34,7 @@ MOST_MEASURED = 32
 MEASURE_TIMEOUT_S = 3.0
 LEARNING_ROUNDS = 4  # so that the first session has some use of its place
 POLL_S = 0.25
+WORTH_A_PROMPT = 1.5  # tokens may take so much longer where the prompt need not be computed
 
 
 class NavigatorNode(Dialer, Protocol):
@@ -211,20 +212,19 @@ class Navigator:
         return price(hop, record, replace(wanted, links=KnownLinks(self._latencies)))
 
     def still_serves(self, chain: Chain, request: ChainWish) -> bool:
-        """Whether every peer of an earlier chain can be used for this, as far as the picture says, and is not slow."""
+        """Whether an earlier chain, which has the prompt's cache, can be used for this, and is worth it by the picture."""
         self.view = self._refresher.view()
         precision = chain.precision
         if request.precision not in (None, precision) or dtype_of(precision) != request.dtype:
             return False
         wanted = self._chain_request(request, precision)
         found = [(self.view.get(hop.peer_id), hop.span) for hop in chain.hops]
-        return all(
-            r is not None
-            and r.span.covers(span)
-            and r.peer_id not in wanted.measured
-            and not wanted.objection(r)
-            for r, span in found
-        )
+        if not all(r is not None and r.span.covers(span) and not wanted.objection(r) for r, span in found):
+            return False
+        whole = Span(chain.hops[0].span.start, chain.hops[-1].span.end)
+        ours = frozenset(hop.peer_id for hop in chain.hops)
+        known = self.plan(whole, replace(request, only=ours, precision=precision, prompt_share=0.0))
+        return known.cost_s <= WORTH_A_PROMPT * self.plan(whole, request).cost_s
 
     def _precisions(self, request: ChainWish) -> list[str]:
         """The precisions to try; at least one, so that the search can say what is missing."""
