@@ -212,7 +212,7 @@ class Navigator:
         return price(hop, record, replace(wanted, links=KnownLinks(self._latencies)))
 
     def still_serves(self, chain: Chain, request: ChainWish) -> bool:
-        """Whether an earlier chain, which has the prompt's cache, can be used for this, and is worth it by the picture."""
+        """Whether an earlier chain, which has the prompt cached, can be used for this, and is worth it."""
         self.view = self._refresher.view()
         precision = chain.precision
         if request.precision not in (None, precision) or dtype_of(precision) != request.dtype:
