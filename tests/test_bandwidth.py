@@ -8,7 +8,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from swarm.wire.bandwidth import KEPT_S, LEAST_BYTES, MAX_BYTES_PER_S, Bandwidth, BulkTimer, RecentBest
+from swarm.wire.bandwidth import (
+    KEPT_S,
+    LEAST_BYTES,
+    LEAST_SAMPLES,
+    MAX_BYTES_PER_S,
+    Bandwidth,
+    BulkTimer,
+    RecentBest,
+)
 from swarm.wire.step_messages import StepMessage
 from tests.link_pair import Streams, make_link, running, stream_pair
 from tests.wire_nodes import SESSION, float_meta, run, until
@@ -43,6 +51,15 @@ def test_the_best_recent_sample_counts_and_the_last_one_of_all_stays() -> None:
         assert best.value == expected
     clock.now_s = 10 * KEPT_S
     assert best.value == 2.0
+
+
+def test_the_first_samples_are_too_few_to_go_by() -> None:
+    best = RecentBest(Clock(), least=3)
+    found = []
+    for sample in (1.0, 9.0, 5.0):
+        best.add(sample)
+        found.append(best.value)
+    assert found == [0.0, 0.0, 9.0]
 
 
 def test_a_transfer_takes_until_its_pong_less_a_round_trip() -> None:
@@ -132,7 +149,8 @@ def test_both_ends_of_a_slow_link_know_what_it_carries() -> None:
                 await until(lambda: first.rtt_s is not None, "a round trip")
                 floats = 1 << 18
                 step = StepMessage(session=SESSION, number=0, start=0, tensors=[float_meta(floats)])
-                await first.send(step, [bytes(4 * floats)])
+                for _ in range(LEAST_SAMPLES):
+                    await first.send(step, [bytes(4 * floats)])
                 await until(lambda: uphill.upload.value > 0, "the transfer is timed")
                 first.beat(60.0)
                 await until(lambda: downhill.download.value > 0, "the receiver is told")

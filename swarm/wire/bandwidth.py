@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 LEAST_BYTES = 64 << 10
 KEPT_S = 600.0
+LEAST_SAMPLES = 4  # fewer may tell of a busy machine, not of the links
 MAX_BYTES_PER_S = 1e12
 FIRST_NONCE = 1 << 52  # heartbeats never count so far
 _MOST_UNDER_WAY = 8
@@ -22,14 +23,16 @@ _LEAST_SHARE = (
 
 
 class RecentBest:
-    """The greatest of the samples of the last `KEPT_S`, or the last one of all; 0 before the first."""
+    """The greatest of the samples of the last `KEPT_S`, or the last one of all; 0 until there were `least`."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], least: int = 1) -> None:
         self._clock = clock
+        self._missing = least
         self._samples: deque[tuple[float, float]] = deque()  # falling: what was beaten is forgotten
 
     def add(self, sample: float) -> None:
         """A new sample."""
+        self._missing -= 1
         while self._samples and self._samples[-1][1] <= sample:
             self._samples.pop()
         self._samples.append((self._clock(), sample))
@@ -40,7 +43,7 @@ class RecentBest:
         oldest_s = self._clock() - KEPT_S
         while len(self._samples) > 1 and self._samples[0][0] < oldest_s:
             self._samples.popleft()
-        return self._samples[0][1] if self._samples else 0.0
+        return 0.0 if self._missing > 0 else self._samples[0][1]
 
 
 class Bandwidth:
@@ -52,7 +55,7 @@ class Bandwidth:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.upload = RecentBest(clock)
+        self.upload = RecentBest(clock, LEAST_SAMPLES)
         self.download = RecentBest(clock)
 
 
@@ -88,6 +91,8 @@ class BulkTimer:
             self._untold = max(self._untold, rate)
 
     def take_news(self) -> float:
-        """The best since the last call, for the other end to know; 0 if there was none."""
+        """The best since the last call, for the other end to know; 0 if there was none, or is too little to go by."""
+        if not self._upload.value:
+            return 0.0
         news, self._untold = self._untold, 0.0
         return news
