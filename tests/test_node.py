@@ -339,7 +339,7 @@ def test_a_folder_of_a_dead_process_is_swept_and_that_of_a_living_one_is_not() -
     (dead / "p2pd.sock").touch()
 
     async def scenario() -> None:
-        living = SocketFolder.create()
+        living = await SocketFolder.create()
         socket_folder.sweep()
         assert own_folders() == [living.path]
         await living.close()

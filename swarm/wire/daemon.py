@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
-import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class Daemon:
 
     def __init__(self, folder: SocketFolder) -> None:
         self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: asyncio.subprocess.Process | None = None
         self._output: asyncio.Task[None] | None = None
         self._last_line = ""
         self._ready = asyncio.get_running_loop().create_future()
@@ -72,27 +73,28 @@ class Daemon:
         return daemon
 
     async def _launch(self, options: DaemonOptions) -> None:
-        self._process = _spawn(_arguments(options, self._control_address))
-        reader = asyncio.StreamReader()
-        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout
+        self._process = await asyncio.create_subprocess_exec(
+            str(P2PD),
+            *_arguments(options, self._control_address),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
         )
-        self._output = asyncio.create_task(self._read_output(reader, pipe, options))
+        self._output = asyncio.create_task(self._read_output(self._process, options))
 
     @property
     def _control_address(self) -> str:
         return f"/unix{self._folder.path}/p2pd.sock"
 
-    async def _read_output(
-        self, reader: asyncio.StreamReader, pipe: asyncio.ReadTransport, options: DaemonOptions
-    ) -> None:
+    async def _read_output(self, process: asyncio.subprocess.Process, options: DaemonOptions) -> None:
         """Wait for readiness, then keep the pipe empty until p2pd ends."""
-        while line := await reader.readline():
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
             self._last_line = line.decode(errors="replace").strip()
             logger.debug("p2pd: %s", self._last_line)
             if line.startswith(_READY) and not self._ready.done():
                 self._ready.set_result(None)
-        pipe.close()
         if not self._ready.done():
             self._ready.set_exception(_start_error(options, self._last_line))
 
@@ -109,7 +111,8 @@ class Daemon:
 
     async def wait_ended(self) -> str:
         """Wait until p2pd has ended; its last words."""
-        code = await self._ended()
+        assert self._process is not None
+        code = await self._process.wait()
         words = "" if self._last_line.startswith("/") else self._last_line  # at start it prints its addresses
         return f"exit status {code}" + (f", {words}" if words else "")
 
@@ -123,28 +126,25 @@ class Daemon:
         if self.p2p is not None:
             await _shut(self.p2p)
             self.p2p = None
-        if self._process is not None:
+        if self._process is not None and self._process.returncode is None:
             await self._end(self._process)
+        if self._output is not None:
+            await self._output
         if not self._ready.done():
             self._ready.cancel()
 
-    async def _end(self, process: subprocess.Popen[bytes]) -> None:
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
         """Let p2pd end by itself, as it does without connections; then make it."""
         for signal_number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 async with asyncio.timeout(_END_S):
-                    await self._ended()
+                    await process.wait()
                 return
             except TimeoutError:
-                process.send_signal(signal_number)
-        await self._ended()
-
-    async def _ended(self) -> int:
-        """Wait for the end of its output, which is its own, and for its exit status."""
-        assert self._process is not None
-        if self._output is not None:
-            await asyncio.shield(self._output)
-        return await asyncio.to_thread(self._process.wait)
+                # not process.terminate(): its poll() may reap the process under asyncio's feet
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal_number)
+        await process.wait()
 
 
 def daemon_errors() -> tuple[type[Exception], ...]:
@@ -167,17 +167,6 @@ def _fail_calls(control: Any) -> None:
     for answer in control._pending_calls.values():
         if not answer.done():
             answer.set_exception(P2PDaemonError("p2pd ended"))
-
-
-def _spawn(arguments: list[str]) -> subprocess.Popen[bytes]:
-    """Takes a millisecond; uvloop's way takes tens of them, see `SocketFolder`."""
-    return subprocess.Popen(
-        [str(P2PD), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
 
 
 def _arguments(options: DaemonOptions, control: str) -> list[str]:

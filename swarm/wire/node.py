@@ -103,7 +103,7 @@ class Node:
         listen = listen_address(config.host, config.port) if config.listen else None
         if listen is not None:
             await wait_for_port(config.host, config.port)
-        folder = SocketFolder.create()
+        folder = await SocketFolder.create()
         self._resources.push_async_callback(folder.close)
         key_file = folder.path / "identity"
         identity.save(key_file)

@@ -16,7 +16,6 @@ import asyncio
 import fcntl
 import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -33,10 +32,10 @@ class SocketFolder:
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self._lock = lock
-        self._watcher: subprocess.Popen[bytes] | None = None
+        self._watcher: asyncio.subprocess.Process | None = None
 
     @classmethod
-    def create(cls) -> SocketFolder:
+    async def create(cls) -> SocketFolder:
         """Make a folder, its lock and its watcher, and sweep away what dead processes left.
 
         Raises:
@@ -46,21 +45,24 @@ class SocketFolder:
             sweep()
             folder = cls(*_make_locked())
             try:
-                folder._watch()
-            except OSError:
-                folder._remove()
+                await folder._watch()
+            except BaseException:
+                await folder.close()
                 raise
         except OSError as exc:
             raise NodeError(f"cannot make a folder for sockets in {_ROOT}: {exc.strerror or exc}") from exc
         return folder
 
-    def _watch(self) -> None:
-        # not by uvloop, whose fork copies the page tables of this process: tens of milliseconds once torch is loaded
-        self._watcher = subprocess.Popen(
-            ["/bin/sh", "-c", _WATCH, "swarm-watcher", str(self.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+    async def _watch(self) -> None:
+        self._watcher = await asyncio.create_subprocess_exec(
+            "/bin/sh",
+            "-c",
+            _WATCH,
+            "swarm-watcher",
+            str(self.path),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
 
@@ -68,15 +70,12 @@ class SocketFolder:
         """Remove the folder and end the watcher; idempotent."""
         if self._lock < 0:
             return
-        self._remove()
-        if self._watcher is not None and self._watcher.stdin is not None:
-            self._watcher.stdin.close()
-            await asyncio.to_thread(self._watcher.wait)
-
-    def _remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
         self._lock = -1
+        if self._watcher is not None and self._watcher.stdin is not None:
+            self._watcher.stdin.close()
+            await self._watcher.wait()
 
 
 def sweep() -> None:
