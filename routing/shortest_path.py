@@ -44,7 +44,7 @@ class Terrain:
     Attributes:
         serves: `[L, P]` whether the peer has the layer; each peer's layers are consecutive.
         layer_s: `[P]` one layer on this peer.
-        queue_s: `[P]` waiting at this peer, once per visit.
+        queue_s: `[P]` waiting at this peer and for its own up- and downlink, once per visit.
         links: seconds from peer to peer.
         from_source_s, to_sink_s: `[P]` from the start and to the end of the path.
         visits: `[P]` how many visits this peer has room for, at least 1.

@@ -35,6 +35,13 @@ class Clock:
         return self.now_s
 
 
+def sent(timer: BulkTimer, began_s: float) -> int:
+    """The nonce of the ping behind a bulk payload."""
+    nonce = timer.sent(BULK, began_s)
+    assert nonce is not None
+    return nonce
+
+
 def test_the_best_recent_sample_counts_and_the_last_one_of_all_stays() -> None:
     clock = Clock()
     best = RecentBest(clock)
@@ -65,8 +72,7 @@ def test_the_first_samples_are_too_few_to_go_by() -> None:
 def test_a_transfer_takes_until_its_pong_less_a_round_trip() -> None:
     upload = RecentBest(Clock())
     timer = BulkTimer(upload)
-    nonce = timer.sent(BULK, began_s=10.0)
-    assert nonce is not None
+    nonce = sent(timer, 10.0)
     timer.pong(nonce, now_s=10.3, rtt_s=0.1)
     assert upload.value == pytest.approx(BULK / 0.2)
     assert timer.take_news() == upload.value
@@ -78,14 +84,10 @@ def test_a_transfer_takes_until_its_pong_less_a_round_trip() -> None:
 def test_a_round_trip_that_is_longer_than_the_transfer_gives_no_boundless_rate() -> None:
     upload = RecentBest(Clock())
     timer = BulkTimer(upload)
-    nonce = timer.sent(BULK, began_s=0.0)
-    assert nonce is not None
-    timer.pong(nonce, now_s=0.1, rtt_s=5.0)
+    timer.pong(sent(timer, 0.0), now_s=0.1, rtt_s=5.0)
     assert 0 < upload.value <= 8 * BULK / 0.1
     for began_s in (0.0, 1.0):
-        nonce = timer.sent(BULK, began_s)
-        assert nonce is not None
-        timer.pong(nonce, now_s=began_s, rtt_s=None)
+        timer.pong(sent(timer, began_s), now_s=began_s, rtt_s=None)
     assert upload.value <= MAX_BYTES_PER_S
 
 
@@ -93,8 +95,7 @@ def test_small_messages_and_made_up_pongs_tell_nothing() -> None:
     upload = RecentBest(Clock())
     timer = BulkTimer(upload)
     assert timer.sent(BULK - 1, 0.0) is None
-    nonce = timer.sent(BULK, 0.0)
-    assert nonce is not None
+    nonce = sent(timer, 0.0)
     timer.pong(nonce + 1, 1.0, 0.0)
     timer.pong(0, 1.0, 0.0)
     assert upload.value == 0.0
@@ -107,6 +108,14 @@ def test_transfers_under_way_are_bounded_and_lost_pings_are_forgotten() -> None:
     assert 1 < len(timed) < 50
     timer.pong(timed[-1], 1.0, None)
     assert [timer.sent(BULK, 2.0) is None for _ in timed] == [False] * len(timed)
+
+
+def test_pings_that_nobody_answers_do_not_end_the_measuring() -> None:
+    timer = BulkTimer(RecentBest(Clock()))
+    while timer.sent(BULK, 0.0) is not None:
+        pass
+    assert timer.sent(BULK, 1.0) is None
+    assert timer.sent(BULK, 3600.0) is not None
 
 
 @asynccontextmanager

@@ -223,8 +223,11 @@ class Navigator:
             return False
         whole = Span(chain.hops[0].span.start, chain.hops[-1].span.end)
         ours = frozenset(hop.peer_id for hop in chain.hops)
-        known = self.plan(whole, replace(request, only=ours, precision=precision, prompt_share=0.0))
-        return known.cost_s <= WORTH_A_PROMPT * self.plan(whole, request).cost_s
+        try:
+            known = self.plan(whole, replace(request, only=ours, precision=precision, prompt_share=0.0))
+            return known.cost_s <= WORTH_A_PROMPT * self.plan(whole, request).cost_s
+        except SwarmUnavailable:  # a lease has just ended
+            return False
 
     def _precisions(self, request: ChainWish) -> list[str]:
         """The precisions to try; at least one, so that the search can say what is missing."""

@@ -17,6 +17,7 @@ LEAST_SAMPLES = 4  # fewer may tell of a busy machine, not of the links
 MAX_BYTES_PER_S = 1e12
 FIRST_NONCE = 1 << 52  # heartbeats never count so far
 _MOST_UNDER_WAY = 8
+_LOST_S = 60.0
 _LEAST_SHARE = (
     1 / 8
 )  # of the time to the pong; where the round trip is nearly all of it, little is known of the rest
@@ -70,8 +71,15 @@ class BulkTimer:
 
     def sent(self, size: int, began_s: float) -> int | None:
         """So many bytes were sent; the nonce of the ping that is to follow them, if they are to be timed."""
-        if size < LEAST_BYTES or len(self._under_way) >= _MOST_UNDER_WAY:
+        if size < LEAST_BYTES:
             return None
+        if (
+            len(self._under_way) >= _MOST_UNDER_WAY
+        ):  # pings may be dropped: what nobody answers must not stay for ever
+            recent = {n: bulk for n, bulk in self._under_way.items() if began_s - bulk[1] < _LOST_S}
+            self._under_way = recent
+            if len(recent) >= _MOST_UNDER_WAY:
+                return None
         self._next += 1
         self._under_way[self._next] = (size, began_s)
         return self._next
