@@ -33,7 +33,8 @@ from swarm.wire.step_messages import StepMessage
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
-QUICK_S = 0.003  # the way to the device's thread and back takes 0.2 ms
+QUICK_S = 0.01  # the way to the device's thread and back takes up to 1 ms
+_TICK_S = 0.001  # uvloop's timers count milliseconds: below one, it would ask again and again
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ class Worker:
             return
         pause_s = self._pause_s(self._clock())
         if pause_s:
-            self._set_timer(asyncio.get_running_loop().call_later(pause_s, self._start_or_wait))
+            self._set_timer(asyncio.get_running_loop().call_later(max(pause_s, _TICK_S), self._start_or_wait))
         else:
             self._start_next()
 

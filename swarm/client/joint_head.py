@@ -1,7 +1,8 @@
-"""The model's head for many sessions at once: who comes while others are computed is computed with the next ones.
+"""The model's head for many sessions at once: those whose hidden states are there meet, and are computed together.
 
 A head is the largest matrix of a client: for one token it is read whole, which for several takes hardly longer.
-Generations run in threads of their own, so their hidden states meet here.
+Generations run in threads of their own, and peers answer several sessions at once. So their hidden states meet here:
+who comes first waits for those that are announced, and who comes while others are computed goes with the next ones.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MOST_ROWS = 32
+PATIENCE_S = 0.01
 _LEAST_SIZE = 1 << 20  # elements; below, waking another thread costs more than the product
 
 
@@ -32,29 +34,48 @@ class _Turn:
         self.found: Tensor | None = None
         self.error: Exception | None = None
 
+    @property
+    def is_done(self) -> bool:
+        return self.found is not None or self.error is not None
 
-class _Meeting:
+
+class Meeting:
     """Rows of several threads that wait for one matrix. One thread computes at a time, for all that wait by then."""
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
-        self._list = threading.Lock()
+        self._news = threading.Condition()
         self._waiting: list[_Turn] = []
+        self._announced: set[int] = set()
+
+    def announce(self, thread: int) -> None:
+        """The thread of this number is about to bring a row; from any thread."""
+        with self._news:
+            self._announced.add(thread)
 
     def product(self, row: Tensor, weight: Tensor) -> Tensor:
         """`row` `[..., in]` of one token times `weight`."""
         mine = _Turn(row)
-        with self._list:
+        with self._news:
             self._waiting.append(mine)
+            self._announced.discard(threading.get_ident())
+            self._news.notify()
         with self._turn:
-            while mine.found is None and mine.error is None:
-                with self._list:
+            if not mine.is_done:
+                self._wait_for_announced()
+            while not mine.is_done:
+                with self._news:
                     group, self._waiting = self._waiting[:MOST_ROWS], self._waiting[MOST_ROWS:]
                 _compute(group, weight)
         if mine.error is not None:
             raise mine.error
         assert mine.found is not None
         return mine.found
+
+    def _wait_for_announced(self) -> None:
+        with self._news:
+            self._news.wait_for(lambda: not self._announced or len(self._waiting) >= MOST_ROWS, PATIENCE_S)
+            self._announced.clear()  # whoever is late, or never comes, is waited for once
 
 
 def _compute(group: list[_Turn], weight: Tensor) -> None:
@@ -77,7 +98,7 @@ def _products(rows: list[Tensor], weight: Tensor) -> list[Tensor]:
 class JointHead(nn.Linear):
     """A head of a client on the CPU: single tokens of several threads meet, all else is multiplied as usual."""
 
-    meeting: _Meeting
+    meeting: Meeting
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in nn.Linear
         is_one_token = input.numel() == self.in_features and input.device.type == "cpu"
@@ -87,13 +108,13 @@ class JointHead(nn.Linear):
         return output if self.bias is None else output + self.bias
 
 
-def join_head(model: PreTrainedModel) -> bool:
-    """Let the sessions of `model` share their head, if it is a large float32 matrix on the CPU."""
+def join_head(model: PreTrainedModel) -> Meeting | None:
+    """Let the sessions of `model` share their head, if it is a large float32 matrix on the CPU: where they meet."""
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if type(head) is not nn.Linear or head.weight.numel() < _LEAST_SIZE:
-        return False
+        return None
     if head.weight.device.type != "cpu" or head.weight.dtype != torch.float32:
-        return False
+        return None
     head.__class__ = JointHead
-    head.meeting = _Meeting()  # type: ignore[assignment]
-    return True
+    meeting = head.meeting = Meeting()  # type: ignore[assignment]
+    return meeting

@@ -46,10 +46,9 @@ def load(index: CheckpointIndex, entrance: Entrance, options: LoadOptions, mixin
     network = Network(entrance, options.config, source.n_layers, source.inseparable)
     dtype = _choose_dtype(source, options.dtype, network)
     loaded = load_client_model(source, network, dtype=dtype, device=options.device, mixin=mixin)
-    join_head(loaded)
     layers = cast(RemoteLayers, loaded.__dict__["remote_layers"])
     traits = layers.__dict__["traits"]
-    network.attach(LoadedModel(traits, _name(dtype)))
+    network.attach(LoadedModel(traits, _name(dtype), join_head(loaded)))
     loaded.__dict__["swarm"] = network
     weakref.finalize(
         loaded, network.close

@@ -12,6 +12,7 @@ from swarm.client.chain_session import ChainSession
 from swarm.client.deadline import StepDeadline
 from swarm.client.engine import Engine
 from swarm.client.entrance import Entrance
+from swarm.client.joint_head import Meeting
 from swarm.client.outlook import Outlook
 from swarm.client.profile import StepProfile
 from swarm.client.shared import LoadedModel, Shared
@@ -77,7 +78,7 @@ class Network:
         session = ChainSession(self._shared, self._model, max_tokens=max_tokens, rollback=rollback, only=only)
         with self._lock:
             self._latest = session
-        return NetworkSession(self._engine, session, self._shared.profile)
+        return NetworkSession(self._engine, session, self._shared.profile, self._model.meeting)
 
     @property
     def chain(self) -> Chain | None:
@@ -125,10 +126,13 @@ class NetworkSession:
     Any thread may interrupt it: the step that runs then, and every later one, raises `Interrupted`.
     """
 
-    def __init__(self, engine: Engine, session: ChainSession, profile: StepProfile) -> None:
+    def __init__(
+        self, engine: Engine, session: ChainSession, profile: StepProfile, meeting: Meeting | None
+    ) -> None:
         self._engine = engine
         self._session = session
         self._profile = profile
+        self._meeting = meeting
         self._ended_s = time.perf_counter()
         self._lock = threading.Lock()
         self._running: Future[Tensor] | None = None
@@ -154,13 +158,19 @@ class NetworkSession:
         with self._lock:
             if self._interrupted:
                 raise Interrupted("the generation was interrupted")
-            running = self._running = self._engine.begin(self._session.step(step, keep_last))
+            running = self._running = self._engine.begin(self._stepped(step, keep_last, threading.get_ident()))
         try:
             return self._engine.wait(running)
         except NodeError as error:
             if self._interrupted:
                 raise Interrupted("the generation was interrupted") from error
             raise
+
+    async def _stepped(self, step: Step, keep_last: int, thread: int) -> Tensor:
+        hidden = await self._session.step(step, keep_last)
+        if self._meeting is not None and step.tensors.hidden.shape[:2] == (1, 1):
+            self._meeting.announce(thread)
+        return hidden
 
     def interrupt(self) -> None:
         """End the step that runs, and refuse further ones; from any thread."""

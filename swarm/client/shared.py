@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from swarm.client.deadline import StepDeadline
 from swarm.client.inbox import Inbox
+from swarm.client.joint_head import Meeting
 from swarm.client.navigator import Navigator
 from swarm.client.pieces import Pace
 from swarm.client.profile import StepProfile
@@ -20,10 +21,14 @@ CHUNK_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """The client's part of a model: its traits, and the dtype in which it sends and receives hidden states."""
+    """The client's part of a model: its traits, and the dtype in which it sends and receives hidden states.
+
+    `meeting` is where sessions share its head, if they do.
+    """
 
     traits: ModelTraits
     dtype: str
+    meeting: Meeting | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def _client_class(
         "__module__": cls.__module__,
         "from_pretrained": classmethod(cast(Any, cls.from_pretrained).__func__),  # not the mixin's
         "_prepare_cache_for_generation": _prepare_cache,
-        "prepare_inputs_for_generation": _without_cached(cast(Any, cls).prepare_inputs_for_generation),
+        "prepare_inputs_for_generation": _without_cached(cls),
         "_supports_default_dynamic_cache": classmethod(lambda cls: True),
     }
     bases = (cls,) if mixin is None else (mixin, cls)
@@ -117,16 +117,19 @@ def _prepare_cache(
     model_kwargs[name] = cache
 
 
-def _without_cached(prepare: Callable[..., Any]) -> Callable[..., Any]:
+def _without_cached(cls: type[PreTrainedModel]) -> Callable[..., Any]:
     """Inputs of a forward without what the cache has of them.
 
     transformers sees to that in all ways to generate but with drafts: there, a prompt whose beginning is cached would
     be fed whole.
     """
 
+    prepare: Callable[..., Any] = cast(Any, cls).prepare_inputs_for_generation
+    cache_name = cache_argument(cls)
+
     @functools.wraps(prepare)  # generate() looks at the signature
     def prepared(self: Any, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
-        cache = kwargs.get(cache_argument(type(self)))
+        cache = kwargs.get(cache_name)
         cached = cache.length if isinstance(cache, RemoteCache) and cache.drafted else 0
         if cached and kwargs.get("next_sequence_length", 0) is None:
             kwargs["next_sequence_length"] = input_ids.shape[1] - cached
