@@ -17,7 +17,7 @@
 #define TALL 6            /* rows of one tile: its sums fit into 16 registers */
 #define DEEP 16           /* matrix rows that pass all tiles of rows while they are in the cache */
 #define BROAD 2048        /* columns likewise */
-#define AHEAD 64          /* numbers, in the same matrix row, that are asked for before they are needed */
+#define AHEAD 64          /* numbers, in the same matrix row, that the first tile of rows asks for before it needs them */
 
 typedef float vector __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
 
@@ -28,7 +28,7 @@ typedef float vector __attribute__((vector_size(LANES * sizeof(float)), aligned(
 /* sums[ROWS][columns] += states[ROWS][DEEP] x weight[DEEP][columns]; columns is a multiple of WIDTH */
 #define TILE(ROWS)                                                                                                     \
     static void tile_##ROWS(const float *states, size_t in, const float *weight, size_t stride, float *sums,           \
-                            size_t out, size_t columns) {                                                              \
+                            size_t out, size_t columns, size_t ahead) {                                                \
         for (size_t n = 0; n < columns; n += WIDTH) {                                                                  \
             vector left[ROWS], right[ROWS];                                                                            \
             EACH_ROW for (int r = 0; r < ROWS; r++) {                                                                  \
@@ -38,7 +38,7 @@ typedef float vector __attribute__((vector_size(LANES * sizeof(float)), aligned(
             SOME_DEEP for (int k = 0; k < DEEP; k++) {                                                                 \
                 const float *line = weight + k * stride + n;                                                           \
                 const vector a = *(const vector *)line, b = *(const vector *)(line + LANES);                           \
-                __builtin_prefetch(line + AHEAD);                                                                      \
+                __builtin_prefetch(line + ahead);                                                                      \
                 EACH_ROW for (int r = 0; r < ROWS; r++) {                                                              \
                     const float state = states[r * in + k];                                                            \
                     left[r] += a * state;                                                                              \
@@ -54,7 +54,7 @@ typedef float vector __attribute__((vector_size(LANES * sizeof(float)), aligned(
 
 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 
-typedef void (*tile)(const float *, size_t, const float *, size_t, float *, size_t, size_t);
+typedef void (*tile)(const float *, size_t, const float *, size_t, float *, size_t, size_t, size_t);
 static const tile TILES[TALL + 1] = {0, tile_1, tile_2, tile_3, tile_4, tile_5, tile_6};
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
@@ -77,8 +77,9 @@ void multiply_few_rows(size_t rows, size_t in, size_t out, const float *states, 
         for (size_t k = 0; k < deep; k += DEEP)
             for (size_t g = 0; g < groups; g++) {
                 const size_t first = rows * g / groups, count = rows * (g + 1) / groups - first;
+                const size_t ahead = g == 0 ? AHEAD : DEEP * stride; /* later tiles wait for nothing: memory is free */
                 TILES[count](states + first * in + k, in, weight + k * stride + n, stride, found + first * out + n, out,
-                             least(BROAD, broad - n));
+                             least(BROAD, broad - n), ahead);
             }
     edge(rows, in, out, states, weight, stride, found, deep, 0, broad);
     edge(rows, in, out, states, weight, stride, found, 0, broad, out);
