@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from swarm.client import joint_head
 from swarm.client.joint_head import MOST_ROWS, JointHead, join_head
+from swarm.shards.few_rows import has_few_rows
 
 HIDDEN, VOCABULARY = 64, 1 << 14
 
@@ -27,8 +28,8 @@ def head() -> JointHead:
     return layer
 
 
-def model_with(layer: nn.Module | None) -> Any:
-    return SimpleNamespace(get_output_embeddings=lambda: layer)
+def model_with(layer: nn.Module | None, embeddings: nn.Module | None = None) -> Any:
+    return SimpleNamespace(get_output_embeddings=lambda: layer, get_input_embeddings=lambda: embeddings)
 
 
 class Gate:
@@ -76,6 +77,78 @@ def test_who_comes_while_another_is_computed_is_computed_together(head: JointHea
         torch.testing.assert_close(logits, nn.functional.linear(row, head.weight, head.bias))
 
 
+def test_the_first_one_waits_for_those_that_are_announced(
+    head: JointHead, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joint_head, "PATIENCE_S", 30.0)
+    gate.opened.set()
+    ready, may_go = threading.Barrier(3), threading.Event()
+
+    def late() -> Tensor:
+        head.meeting.announce(threading.get_ident())
+        ready.wait(30)
+        assert may_go.wait(30)
+        return multiply(head, torch.ones(1, 1, HIDDEN))
+
+    with ThreadPoolExecutor(3) as threads:
+        others = [threads.submit(late) for _ in range(2)]
+        ready.wait(30)
+        first = threads.submit(multiply, head, torch.zeros(1, 1, HIDDEN))
+        while not head.meeting._waiting:
+            threading.Event().wait(0.001)
+        may_go.set()
+        found = [future.result(30) for future in (first, *others)]
+    assert gate.groups == [3]
+    assert torch.equal(found[0], head.bias.view(1, 1, -1))
+    assert torch.equal(found[1], found[2])
+
+
+def test_who_never_comes_is_waited_for_once(head: JointHead, gate: Gate) -> None:
+    gate.opened.set()
+    head.meeting.announce(-1)
+    for _ in range(2):
+        assert multiply(head, torch.randn(1, 1, HIDDEN)).shape == (1, 1, VOCABULARY)
+        assert not head.meeting._announced
+    assert gate.groups == [1, 1]
+
+
+def used(head: JointHead) -> Tensor:
+    """The weights after so much use that a trial of them has ended."""
+    found = [multiply(head, torch.randn(1, 1, HIDDEN)) for _ in range(joint_head._PRACTICE_ROWS)]
+    assert len(found) == joint_head._PRACTICE_ROWS
+    for thread in threading.enumerate():
+        if thread.name == "swarm-head":
+            thread.join(60)
+    return head.weight
+
+
+@pytest.mark.parametrize("by_columns_s", [0.5, 2.0])
+def test_weights_are_stored_by_columns_where_that_is_faster(
+    head: JointHead, monkeypatch: pytest.MonkeyPatch, by_columns_s: float
+) -> None:
+    if not has_few_rows():
+        pytest.skip("no C compiler")
+    monkeypatch.setattr(
+        joint_head, "_seconds", lambda _, weight: 1.0 if weight.is_contiguous() else by_columns_s
+    )
+    states = torch.randn(1, 5, HIDDEN)
+    before = [multiply(head, states), multiply(head, states[:, :1])]
+    weight = used(head)
+    assert weight.is_contiguous() == (by_columns_s > 1)
+    after = [multiply(head, states), multiply(head, states[:, :1])]
+    torch.testing.assert_close(before, after)
+    many = torch.randn(1, 2 * MOST_ROWS, HIDDEN)
+    torch.testing.assert_close(multiply(head, many), nn.functional.linear(many, head.weight, head.bias))
+
+
+def test_weights_that_the_embeddings_use_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joint_head, "_seconds", lambda _, weight: float(weight.is_contiguous()))
+    embeddings, layer = nn.Embedding(VOCABULARY, HIDDEN), nn.Linear(HIDDEN, VOCABULARY)
+    layer.weight = embeddings.weight
+    assert join_head(model_with(layer, embeddings))
+    assert used(cast(JointHead, layer)).is_contiguous()
+
+
 def test_a_failure_meets_everybody_who_was_in_it_and_nobody_else(
     head: JointHead, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +159,7 @@ def test_a_failure_meets_everybody_who_was_in_it_and_nobody_else(
 
 
 def test_several_tokens_and_gradients_are_as_usual(head: JointHead, gate: Gate) -> None:
-    states = torch.randn(1, 3, HIDDEN)
+    states = torch.randn(1, MOST_ROWS + 1, HIDDEN)
     assert torch.equal(multiply(head, states), nn.functional.linear(states, head.weight, head.bias))
     one = torch.randn(1, 1, HIDDEN, requires_grad=True)
     head(one).sum().backward()

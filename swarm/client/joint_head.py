@@ -8,19 +8,24 @@ who comes first waits for those that are announced, and who comes while others a
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from swarm.shards.products import by_onednn, has_onednn
+from swarm.shards.few_rows import by_few_rows, has_few_rows
+from swarm.shards.products import by_onednn, has_onednn, store_by_columns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MOST_ROWS = 32
 PATIENCE_S = 0.01
+_PRACTICE_ROWS = 48  # short generations need no trial
+_TRIED_ROWS = 4
+_ROUNDS = 3
 _LEAST_SIZE = 1 << 20  # elements; below, waking another thread costs more than the product
 
 
@@ -89,23 +94,60 @@ def _compute(group: list[_Turn], weight: Tensor) -> None:
 
 def _products(rows: list[Tensor], weight: Tensor) -> list[Tensor]:
     if len(rows) == 1:
-        return [linear(rows[0], weight)]
-    states = torch.cat([row.reshape(1, 1, -1) for row in rows], dim=1)
-    found = by_onednn(states, weight) if has_onednn() else linear(states, weight)
+        return [_few(rows[0], weight)]
+    found = _few(torch.cat([row.reshape(1, 1, -1) for row in rows], dim=1), weight)
     return [found[0, i].view(*row.shape[:-1], -1) for i, row in enumerate(rows)]
 
 
+def _few(states: Tensor, weight: Tensor) -> Tensor:
+    """A few rows, with weights as they were loaded or by columns."""
+    if not weight.is_contiguous():
+        return by_few_rows(states, weight)
+    one = states.numel() == weight.shape[1]
+    return linear(states, weight) if one or not has_onednn() else by_onednn(states, weight)
+
+
 class JointHead(nn.Linear):
-    """A head of a client on the CPU: single tokens of several threads meet, all else is multiplied as usual."""
+    """A head of a client on the CPU: single tokens of several threads meet, all else is multiplied as usual.
+
+    Once it has been used for a while, its weights are stored by columns, if a trial finds that faster.
+    """
 
     meeting: Meeting
+    may_turn: bool
+    left: int  # rows until that trial
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in nn.Linear
-        is_one_token = input.numel() == self.in_features and input.device.type == "cpu"
-        if not is_one_token or torch.is_grad_enabled():
+        rows = input.numel() // self.in_features
+        if rows > MOST_ROWS or input.device.type != "cpu" or torch.is_grad_enabled():
             return super().forward(input)
-        output = self.meeting.product(input, self.weight)
+        self._count(rows)
+        weight = self.weight
+        output = self.meeting.product(input, weight) if rows == 1 else _few(input, weight)
         return output if self.bias is None else output + self.bias
+
+    def _count(self, rows: int) -> None:
+        was_due, self.left = self.left <= 0, self.left - rows
+        if self.left <= 0 and not was_due and self.may_turn:
+            threading.Thread(target=self._turn, name="swarm-head", daemon=True).start()
+
+    @torch.inference_mode()
+    def _turn(self) -> None:
+        """Store the weights by columns, if a few rows are multiplied faster so; forwards go on meanwhile."""
+        if not has_few_rows():
+            return
+        stored = self.weight.detach()
+        by_columns = store_by_columns(stored)
+        states = torch.ones(1, _TRIED_ROWS, self.in_features)
+        times = [min(_seconds(states, weight) for _ in range(_ROUNDS)) for weight in (stored, by_columns)]
+        if times[1] < times[0]:
+            self.weight = nn.Parameter(by_columns, requires_grad=False)
+
+
+def _seconds(states: Tensor, weight: Tensor) -> float:
+    began_s = time.perf_counter()
+    _few(states, weight)
+    return time.perf_counter() - began_s
 
 
 def join_head(model: PreTrainedModel) -> Meeting | None:
@@ -116,5 +158,9 @@ def join_head(model: PreTrainedModel) -> Meeting | None:
     if head.weight.device.type != "cpu" or head.weight.dtype != torch.float32:
         return None
     head.__class__ = JointHead
-    meeting = head.meeting = Meeting()  # type: ignore[assignment]
-    return meeting
+    joint = cast(JointHead, head)
+    joint.meeting = Meeting()
+    embeddings = model.get_input_embeddings()  # type: ignore[no-untyped-call]
+    joint.may_turn = getattr(embeddings, "weight", None) is not head.weight  # else there would be two of them
+    joint.left = _PRACTICE_ROWS
+    return joint.meeting

@@ -158,7 +158,9 @@ class NetworkSession:
         with self._lock:
             if self._interrupted:
                 raise Interrupted("the generation was interrupted")
-            running = self._running = self._engine.begin(self._stepped(step, keep_last, threading.get_ident()))
+            running = self._running = self._engine.begin(
+                self._stepped(step, keep_last, threading.get_ident())
+            )
         try:
             return self._engine.wait(running)
         except NodeError as error:
