@@ -17,6 +17,7 @@ from swarm.peer.layer_failure import error_of_layers
 from swarm.peer.prefill_share import PrefillShare
 from swarm.peer.queued import Queued
 from swarm.peer.scheduler import (
+    DECODE_TOKENS,
     GroupSize,
     Portion,
     Waiting,
@@ -171,9 +172,9 @@ class Worker:
         self._queue.append(queued)
         if self._running:
             return
-        if self._absences.is_alone(queued.session.id):
+        if self._absences.is_alone(queued.session.id) and len(self._queue) == 1:
             self._set_timer(None)
-            self._start_next(here=True)
+            self._start_lone(queued)
         else:  # not at once: what the same read of a socket brought shall run together
             self._set_timer(asyncio.get_running_loop().call_soon(self._start_or_wait))
 
@@ -211,23 +212,32 @@ class Worker:
     def _groups(self, here: int, away: int) -> GroupSize:
         return group_size(here + away, self._absences.usual_s(), self.decode_s or 0.0)
 
-    def _start_next(self, here: bool = False) -> None:
-        """Run what the scheduler chooses; in the calling thread if that is worth it and it may be `here`."""
+    def _start_lone(self, queued: Queued) -> None:
+        """Run what a session that decodes alone waits for; in the calling thread if that is worth it."""
+        tokens = queued.waiting.tokens
+        if tokens <= DECODE_TOKENS:
+            self._run([(queued, tokens)], queued.arrived_s, here=self._is_quick and self._executor.is_idle)
+        else:
+            self._start_next()
+
+    def _start_next(self) -> None:
+        """Run what the scheduler chooses."""
         now = self._clock()
         waiting = [queued.waiting for queued in self._queue]
         long = long_head(waiting)
         budget = self._share.budget(long, now) if long is not None else 0
         portions = self._choose(waiting, now, budget)
-        batch = [(self._queue[portion.index], portion.tokens) for portion in portions]
+        self._run([(self._queue[portion.index], portion.tokens) for portion in portions], now)
+
+    def _run(self, batch: Sequence[tuple[Queued, int]], now_s: float, *, here: bool = False) -> None:
         self._tally.turn(len(batch), sum(tokens for _, tokens in batch))
         taken = {id(queued) for queued, _ in batch}
         self._queue = [queued for queued in self._queue if id(queued) not in taken]
         self._running = True
         works = [(queued.session.shard, queued.portion(tokens)) for queued, tokens in batch]
         short = all(queued.waiting.is_short for queued, _ in batch)
-        may_run_here = here and len(batch) == 1 and short and self._is_quick and self._executor.is_idle
-        run = self._executor.run_here if may_run_here else self._executor.submit
-        run(lambda: run_batch(works), self._finish(batch, short, now))
+        run = self._executor.run_here if here else self._executor.submit
+        run(lambda: run_batch(works), self._finish(batch, short, now_s))
 
     def _choose(self, waiting: Sequence[Waiting], now_s: float, budget: int) -> list[Portion]:
         if not self._together:

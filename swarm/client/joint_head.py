@@ -160,7 +160,7 @@ def join_head(model: PreTrainedModel) -> Meeting | None:
     head.__class__ = JointHead
     joint = cast(JointHead, head)
     joint.meeting = Meeting()
-    embeddings = model.get_input_embeddings()  # type: ignore[no-untyped-call]
+    embeddings = model.get_input_embeddings()
     joint.may_turn = getattr(embeddings, "weight", None) is not head.weight  # else there would be two of them
     joint.left = _PRACTICE_ROWS
     return joint.meeting
