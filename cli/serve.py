@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from swarm.core.lasting import lasting
 if TYPE_CHECKING:
     from swarm.peer.ready import ReadyInfo
 
+_HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch asks for weights in huge pages, which one core reads 5% faster
+
 
 def serve(settings: ServeSettings) -> None:
     """Serve layers of a model to the swarm, until Ctrl-C.
@@ -35,6 +38,7 @@ def serve(settings: ServeSettings) -> None:
         config = settings.peer_config(identity, cache_folder() / "speeds.json")
         if sys.stderr.isatty():  # in a log or a script, errors and decisions alone stand on stderr
             typer.echo(f"Loading {config.model.name} ...", err=True)
+        os.environ.setdefault(_HUGE_PAGES, "1")
         with lasting("torch"):
             from swarm.peer.server import serve as serve_peer  # imports torch and transformers: seconds
 
