@@ -146,6 +146,24 @@ def test_a_request_that_can_never_work_is_not_tried_again() -> None:
         assert not any(isinstance(m, Open | Replay | Close) for _, _, m in lab.meadow.log)
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step(0, 0, StepTensors(hidden(1, rows=1025)), tuple(range(1025))),
+        Step(0, 1 << 24, StepTensors(hidden(1))),
+        Step(0, 0, StepTensors(hidden(1)[:, :0])),
+    ],
+    ids=["too many rows to select from", "too far", "no tokens"],
+)
+def test_a_step_that_no_message_can_say_is_refused_before_anything_is_sent(step: Step) -> None:
+    with Lab() as lab:
+        lab.serve("A", 0, 6)
+        session = lab.open(max_tokens=1)
+        with pytest.raises(RequestError):
+            session.step(step, keep_last=1)
+        assert not any(isinstance(m, Open) for _, _, m in lab.meadow.log)
+
+
 async def _forget(lab: Lab, name: str) -> None:
     """What a restart does, without losing the link."""
     service = lab.peers[name].service
