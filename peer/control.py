@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
+from msgspec.structs import replace
+
 from swarm.core.errors import (
     NextUnreachable,
     PeerBusy,
@@ -151,7 +153,7 @@ class Control:
         self._tally.opened += 1
         await self._say_if_leaving(session)
         length = self._begin(session, message)
-        return self._state(message.request, session).model_copy(update={"length": length})
+        return replace(self._state(message.request, session), length=length)
 
     async def _say_if_leaving(self, session: HopSession) -> None:
         """The peer may have begun to drain while the session was opened."""

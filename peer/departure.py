@@ -18,12 +18,11 @@ from swarm.shards.step import StepTensors
 from swarm.wire.control_messages import Leaving
 from swarm.wire.failures import kind_of
 from swarm.wire.link import Link
-from swarm.wire.message import FailureKind, Message
+from swarm.wire.message import MAX_TRACED, FailureKind, Message
 from swarm.wire.step_messages import HopTiming, Output, Replayed, ReplayInfo, StepFailed, StepMessage
 from swarm.wire.tensors import Packed, pack
 
 logger = logging.getLogger(__name__)
-MOST_TRACED = 512  # as many as a message may carry
 SEND_S = 30.0
 SLOWEST_BYTES_PER_S = 100_000
 
@@ -68,7 +67,7 @@ def departure_of(own_id: str, offer: Offer, finished: Finished, output: StepTens
         compute_s=finished.compute_s,
         serialise_s=time.perf_counter() - began_s,
     )
-    trace = [*message.trace, timing][-MOST_TRACED:]
+    trace = [*message.trace, timing][-MAX_TRACED:]
     if session.next is not None:
         onward = Onward(
             message.number, message.start, message.select_rows, message.keep_last, message.replay, trace

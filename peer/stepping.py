@@ -10,6 +10,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 
+from msgspec.structs import replace
+
 from swarm.core.errors import PeerError, RequestError, SessionLost, SwarmError
 from swarm.core.log_fields import session_fields
 from swarm.peer.crew import Crew
@@ -95,7 +97,7 @@ class Stepping:
             hop = session.next
             if hop is None or hop.session != failure.session or hop.peer != link.peer_id or session.reporting:
                 continue
-            report = failure.model_copy(update={"session": session.id, "peer": failure.peer or link.peer_id})
+            report = replace(failure, session=session.id, peer=failure.peer or link.peer_id)
             self._crew.start(self._report(session, report))
 
     def next_left(self, link: Link) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.core.errors import PeerIncompatible, RequestError
+from swarm.wire.control_messages import Close, NextHop, Relink
 from swarm.wire.frames import (
     MAX_HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
@@ -20,7 +21,7 @@ from swarm.wire.frames import (
     encode_head,
 )
 from swarm.wire.message import Message
-from swarm.wire.messages import Hello, Ping
+from swarm.wire.messages import Hello, Ping, Shortcut
 from swarm.wire.step_messages import HopTiming, Output, StepFailed, StepMessage
 from tests.wire_nodes import SESSION, float_meta
 
@@ -104,6 +105,11 @@ MALFORMED = {
     "huge map announced": raw(b"\xdf\xff\xff\xff\xff"),
     "huge text announced": raw(b"\xdb\xff\xff\xff\xff"),
     "deep nesting": raw(b"\x91" * 60_000 + b"\x01"),
+    "deep nesting before the type": raw(b"\x82\xa5nonce" + b"\x91" * 60_000 + b"\x01\xa4type\xa4ping"),
+    "deep nesting in what is skipped": raw(b"\x82\xa4type\xa5hello\xa4more" + b"\x91" * 60_000 + b"\x01"),
+    "huge list of tensors announced": raw(b"\x82\xa4type\xa4step\xa7tensors\xdd\xff\xff\xff\xff"),
+    "other type after the first": raw(b"\x83\xa4type\xa4ping\xa5nonce\x01\xa4type\xa4pong"),
+    "type of a part": raw({"type": "NextHop", "peer": "Q", "session": SESSION}),
     "broken text": raw(b"\x81\xa4type\xa2\xff\xfe"),
     "payload without tensors": raw({"type": "ping", "nonce": 1}, b"x"),
     "announced payload without tensors": raw({"type": "ping", "nonce": 1}, payload_bytes=1 << 20),
@@ -125,6 +131,43 @@ def tensor_header(
     return {"type": "step", "session": SESSION, "number": 1, "start": 0, "tensors": [tensor]}
 
 
+TIMES = {"queue_s": 0.5, "compute_s": 1, "serialise_s": 0.5}
+NO_FLOATS: dict[str, object] = {
+    "nan": float("nan"),
+    "infinity": float("inf"),
+    "minus infinity": float("-inf"),
+    "negative": -1e-9,
+    "bool": True,
+    "text": "1",
+}
+
+
+def with_float(name: str, value: object) -> dict[str, object]:
+    """A header in which the float `name` has this value."""
+    match name:
+        case "bytes_per_s":
+            return {"type": "ping", "nonce": 1, name: value}
+        case "retry_after_s":
+            return {"type": "failed", "request": 1, "kind": "busy", "message": "", name: value}
+        case _:
+            return {**tensor_header(), "trace": [{"peer": "Q", **TIMES, name: value}]}
+
+
+@pytest.mark.parametrize("value", NO_FLOATS.values(), ids=NO_FLOATS)
+@pytest.mark.parametrize("name", ["bytes_per_s", "retry_after_s", *TIMES])
+def test_times_and_rates_are_finite_numbers(name: str, value: object) -> None:
+    payload = bytes(16) if name in TIMES else b""
+    assert FrameDecoder().feed(raw(with_float(name, 1), payload))
+    with pytest.raises(PeerIncompatible, match=f"malformed message: .*{name}"):
+        FrameDecoder().feed(raw(with_float(name, value), payload))
+
+
+@pytest.mark.parametrize("peer", ["", "Q" * 129, "Q\n", "\nQ", "Q\u2028", "0", "../x"], ids=repr)
+def test_names_of_peers_are_base58(peer: str) -> None:
+    with pytest.raises(PeerIncompatible, match=r"malformed message: .*peer"):
+        FrameDecoder().feed(raw({**tensor_header(), "trace": [{"peer": peer, **TIMES}]}, bytes(16)))
+
+
 BAD_TENSORS = {
     "empty shape": tensor_header(shape=[]),
     "zero": tensor_header(shape=[0, 4]),
@@ -141,6 +184,7 @@ BAD_TENSORS = {
     "larger than the payload": tensor_header(shape=[1, 5]),
     "wider than the payload": tensor_header(dtype="int64"),
     "odd name": tensor_header(name="../x"),
+    "name of two lines": tensor_header(name="hidden\n"),
     "no tensors": {**tensor_header(), "tensors": []},
     "too many tensors": {**tensor_header(), "tensors": tensor_header(shape=[1])["tensors"] * 17},  # type: ignore[operator]
 }
@@ -189,6 +233,33 @@ def test_too_large_messages_are_not_sent() -> None:
     trace = [HopTiming(peer="Q" * 128, queue_s=0.5, compute_s=0.5)] * 512
     with pytest.raises(RequestError, match="header"):
         encode_head(Output(session=SESSION, number=1, start=0, trace=trace, tensors=[float_meta(1)]), 4)
+
+
+OUT_OF_BOUNDS: list[Message] = [
+    Ping(nonce=-1),
+    Close(request=0, session=b"short"),
+    Close(request=0, session=SESSION, prefix=[SESSION] * 2049),
+    Relink(request=0, session=SESSION, next=NextHop(peer="Q", session=SESSION, addresses=[""])),
+    StepFailed(session=SESSION, number=1, kind="request", message="é" * 2001),
+]
+
+
+@pytest.mark.parametrize("message", OUT_OF_BOUNDS, ids=lambda message: type(message).__name__)
+def test_messages_out_of_bounds_are_not_sent(message: Message) -> None:
+    with pytest.raises(RequestError, match=f"{type(message).__name__} cannot be sent: .* at `") as caught:
+        encode_head(message, 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_has_its_default_is_left_out_and_may_be_said() -> None:
+    assert encode(Ping(nonce=1)) == raw({"type": "ping", "nonce": 1})
+    said: dict[str, object] = {"select_rows": None, "keep_last": 0, "replay": None, "trace": []}
+    [frame] = FrameDecoder().feed(raw(tensor_header() | said, bytes(16)))
+    assert frame.message == StepMessage(session=SESSION, number=1, start=0, tensors=[float_meta(4)])
+
+
+def test_the_key_of_a_shortcut_is_not_shown() -> None:
+    assert "k" * 16 not in repr(Shortcut(port=1, token=b"k" * 16, key=b"k" * 32))
 
 
 def test_a_hello_of_the_future_may_say_more() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from swarm.core.config import ClientConfig
 from swarm.core.errors import SwarmUnavailable
@@ -199,8 +200,8 @@ def test_an_answer_that_is_coded_otherwise_than_agreed_is_not_believed() -> None
         def plain(link: Any, message: Message, payload: memoryview) -> None:
             if isinstance(message, Output) and link.peer_id == "C" and message.number == 3:
                 [meta] = message.tensors
-                other = meta.model_copy(update={"coding": None})
-                message = message.model_copy(update={"tensors": [other]})
+                other = structs.replace(meta, coding=None)
+                message = structs.replace(message, tensors=[other])
                 payload = memoryview(bytearray(4 * meta.shape[-1]))
             deliver(link, message, payload)
 

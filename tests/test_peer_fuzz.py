@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from swarm.core.config import PeerLimits
 from swarm.wire.control_messages import Close, Inspect, NextHop, Open, Relink, Replay
@@ -131,10 +132,10 @@ def send_all(lab: Lab, caller: Caller, sent: list[tuple[Message, list[memoryview
     uid = lab.peers["A"].offer.model_uid
     for number, (message, payload) in enumerate(sent):
         if isinstance(message, Open) and message.model_uid == "right-one":
-            message = message.model_copy(update={"model_uid": uid})
+            message = replace(message, model_uid=uid)
         if isinstance(message, StepMessage) and following:
             length = next((s.shard.length for s in lab.peers["A"].service.sessions if s.id == SESSION), 0)
-            message = message.model_copy(update={"session": SESSION, "number": number, "start": length})
+            message = replace(message, session=SESSION, number=number, start=length)
         lab.do(caller.link.send(message, payload))
         if following:
             lab.settle()

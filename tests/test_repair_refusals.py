@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from swarm.core.config import ClientConfig
 from swarm.core.errors import RequestError, SwarmUnavailable
@@ -112,7 +113,7 @@ def test_answers_of_older_steps_and_strangers_are_ignored() -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        {"tensors": []},
+        None,
         {"name": "logits"},
         {"dtype": "int64"},
         {"shape": [1, 1, 31]},
@@ -120,15 +121,15 @@ def test_answers_of_older_steps_and_strangers_are_ignored() -> None:
     ],
     ids=str,
 )
-def test_an_output_that_is_not_what_was_asked_for_is_not_believed(spoil: dict[str, Any]) -> None:
+def test_an_output_that_is_not_what_was_asked_for_is_not_believed(spoil: dict[str, Any] | None) -> None:
     """The peer is avoided, and another one serves the same layers."""
     with Lab() as lab:
         handle = lab.inbox.handle
 
         def spoiled(link: Any, message: Message, payload: memoryview) -> None:
             if isinstance(message, Output) and link.peer_id == "C" and message.number == 3:
-                meta = message.tensors[0].model_copy(update=spoil)
-                message = message.model_copy(update={"tensors": spoil.get("tensors", [meta])})
+                tensors = [] if spoil is None else [replace(message.tensors[0], **spoil)]
+                message = replace(message, tensors=tensors)
             handle(link, message, payload)
 
         lab.client.handler = spoiled
@@ -143,6 +144,24 @@ def test_a_request_that_can_never_work_is_not_tried_again() -> None:
         with pytest.raises(RequestError, match="largest cache"):
             lab.generate(input_ids=prompt(100), max_new_tokens=100)
         assert not any(isinstance(m, Open | Replay | Close) for _, _, m in lab.meadow.log)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step(0, 0, StepTensors(hidden(1, rows=1025)), tuple(range(1025))),
+        Step(0, 1 << 24, StepTensors(hidden(1))),
+        Step(0, 0, StepTensors(hidden(1)[:, :0])),
+    ],
+    ids=["too many rows to select from", "too far", "no tokens"],
+)
+def test_a_step_that_no_message_can_say_is_refused_before_anything_is_sent(step: Step) -> None:
+    with Lab() as lab:
+        lab.serve("A", 0, 6)
+        session = lab.open(max_tokens=1)
+        with pytest.raises(RequestError):
+            session.step(step, keep_last=1)
+        assert not any(isinstance(m, Open) for _, _, m in lab.meadow.log)
 
 
 async def _forget(lab: Lab, name: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from swarm.core.errors import PeerBusy, SessionLost
 from swarm.shards.session import ShardSession
@@ -73,9 +74,7 @@ def test_a_failure_of_the_next_hop_reaches_the_client_and_only_from_there(lab: L
     stranger.send_message(failure, ())
     assert owner.received == []
     neighbour.send_message(failure, ())
-    assert [m for m, _ in owner.received] == [
-        failure.model_copy(update={"session": SESSION, "peer": "neighbour"})
-    ]
+    assert [m for m, _ in owner.received] == [replace(failure, session=SESSION, peer="neighbour")]
 
 
 def test_a_replay_sends_what_was_kept_and_the_last_one_reports(lab: Lab) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from swarm.core.config import Coding
-from swarm.core.errors import PeerIncompatible
+from swarm.core.errors import PeerIncompatible, RequestError
 from swarm.wire.message import DType, TensorMeta
 from swarm.wire.tensors import pack, unpack
 
@@ -73,6 +73,12 @@ def test_contiguous_tensors_are_not_copied() -> None:
 
 def test_tensors_that_need_gradients_can_be_sent() -> None:
     assert pack({"hidden": torch.ones(1, 1, requires_grad=True)})[0][0].shape == [1, 1]
+
+
+@pytest.mark.parametrize("shape", [[], [1, 0, 4], [1] * 6], ids=str)
+def test_a_shape_that_no_message_can_say_is_refused_at_once(shape: list[int]) -> None:
+    with pytest.raises(RequestError, match="hidden has the shape"):
+        pack({"hidden": torch.zeros(shape)})
 
 
 def test_odd_bytes_become_plain_true() -> None:

@@ -33,6 +33,7 @@ from swarm.core.errors import NextUnreachable, PeerError, RequestError
 from swarm.routing.chain import Chain, Hop
 from swarm.shards.history import History
 from swarm.shards.step import Step, StepTensors
+from swarm.wire.message import MAX_POSITION, MAX_ROWS
 from swarm.wire.tensors import row_nbytes
 
 logger = logging.getLogger(__name__)
@@ -154,6 +155,7 @@ class ChainSession:
         """Bring the client's own past up to and including this step."""
         if step.number == self._recorded:
             return  # the caller repeats a step that failed
+        _check_bounds(step, self._history.rows)
         self._recorded = step.number
         history, traits = self._history, self._model.traits
         if step.start < history.length:
@@ -263,6 +265,14 @@ class ChainSession:
         except PeerError as error:
             logger.warning("%s; building a new chain", error)
             await self.close()
+
+
+def _check_bounds(step: Step, rows: int) -> None:
+    """Refuse what no message can say, in a session of so many rows so far."""
+    if step.start + step.tensors.tokens > MAX_POSITION:
+        raise RequestError(f"a session has at most {MAX_POSITION} positions")
+    if step.select_rows is not None and max(rows, step.tensors.rows) > MAX_ROWS:
+        raise RequestError(f"rows can be selected in sessions of at most {MAX_ROWS} rows")
 
 
 async def _lives(hop: RemoteHop) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from msgspec import Meta
 
 from swarm.core.config import Coding
 from swarm.wire.message import (
@@ -17,26 +17,28 @@ from swarm.wire.message import (
     PeerIdText,
     Position,
     Prefix,
+    Seconds,
     SessionId,
+    StepNumber,
     Text,
 )
 
 
-class NextHop(Message):
+class NextHop(Message, frozen=True, kw_only=True):
     """Where a hop sends its output: the session `session` at `peer`."""
 
     peer: PeerIdText
     session: SessionId
-    addresses: Annotated[list[Address], Field(max_length=16)] = []
+    addresses: Annotated[list[Address], Meta(max_length=16)] = []
 
 
-class Request(Message):
+class Request(Message, frozen=True, kw_only=True):
     """A control message; its answer repeats `request`."""
 
     request: Number
 
 
-class Open(Request):
+class Open(Request, frozen=True, kw_only=True, tag="open"):
     """Create a session for layers `[start, end)` with room for `tokens` token rows (rows x positions).
 
     `previous` is the only peer besides the client that may send steps into it; None when only the client does.
@@ -48,115 +50,103 @@ class Open(Request):
     send here: links to them are opened now, as far as that works, so that nobody has to wait for that later.
     """
 
-    type: Literal["open"] = "open"
     session: SessionId
-    model_uid: Annotated[str, Field(min_length=8, max_length=128)]
-    precision: Annotated[str, Field(max_length=32)]
+    model_uid: Annotated[str, Meta(min_length=8, max_length=128)]
+    precision: Annotated[str, Meta(max_length=32)]
     start: Layer
     end: Layer
-    tokens: Annotated[int, Field(ge=1, le=1 << 32)]
+    tokens: Annotated[int, Meta(ge=1, le=1 << 32)]
     rollback: bool = False
     prefix: Prefix = []
     coding: Coding | None = None
     previous: PeerIdText | None = None
     next: NextHop | None = None
     donor: PeerIdText | None = None
-    near: Annotated[list[NextHop], Field(max_length=MAX_NEAR)] = []
+    near: Annotated[list[NextHop], Meta(max_length=MAX_NEAR)] = []
 
-    @model_validator(mode="after")
-    def _range_is_not_empty(self) -> Open:
+    def __post_init__(self) -> None:
         if self.start >= self.end:
             raise ValueError("start must be below end")
-        return self
 
 
-class Relink(Request):
+class Relink(Request, frozen=True, kw_only=True, tag="relink"):
     """Change the neighbours of a session."""
 
-    type: Literal["relink"] = "relink"
     session: SessionId
     previous: PeerIdText | None = None
     next: NextHop | None = None
 
 
-class Replay(Request):
+class Replay(Request, frozen=True, kw_only=True, tag="replay"):
     """Send the kept outputs of the whole session to `next`, `chunk` positions at a time (0: all at once).
 
     Hops whose last layer is below `until` send the replayed outputs on; the one that ends at `until` reports
     `Replayed`.
     """
 
-    type: Literal["replay"] = "replay"
     session: SessionId
     until: Layer
     chunk: Position = 0
 
 
-class Transfer(Request):
+class Transfer(Request, frozen=True, kw_only=True, tag="transfer"):
     """Hand the session's state to the session `to`, which is for the same layers and names this peer as its donor.
 
     Answered with the length and last step once all of it has arrived there. The session itself stays as it is.
     """
 
-    type: Literal["transfer"] = "transfer"
     session: SessionId
     to: NextHop
 
 
-class StateEnd(Request):
+class StateEnd(Request, frozen=True, kw_only=True, tag="state_end"):
     """All parts of a state were sent: the session `session` has now `length` positions and this last step.
 
     `masked` says whether any step ever brought a mask. Answered once all of it is in place.
     """
 
-    type: Literal["state_end"] = "state_end"
     session: SessionId
     length: Position
-    step: Annotated[int, Field(ge=-1, lt=1 << 53)]
+    step: StepNumber
     masked: bool
 
 
-class Inspect(Request):
+class Inspect(Request, frozen=True, kw_only=True, tag="inspect"):
     """Ask for the state of a session; answered by `Done` with its length and last step."""
 
-    type: Literal["inspect"] = "inspect"
     session: SessionId
 
 
-class Close(Request):
+class Close(Request, frozen=True, kw_only=True, tag="close"):
     """End a session and free what it holds; closing an unknown session is not an error.
 
     With `prefix`, the hashes of its first blocks of 32 positions, the hop may keep its cache for later sessions that
     begin alike. Hashes are made by the client over its own inputs; hops only compare them.
     """
 
-    type: Literal["close"] = "close"
     session: SessionId
     prefix: Prefix = []
 
 
-class Done(Message):
+class Done(Message, frozen=True, kw_only=True, tag="done"):
     """A control message succeeded."""
 
-    type: Literal["done"] = "done"
     request: Number
     length: Position = 0
-    step: Annotated[int, Field(ge=-1, lt=1 << 53)] = -1
-    free_tokens: Annotated[int, Field(ge=0)] = 0
+    step: StepNumber = -1
+    free_tokens: Annotated[int, Meta(ge=0)] = 0
 
 
-class Failed(Message):
+class Failed(Message, frozen=True, kw_only=True, tag="failed"):
     """A control message failed."""
 
-    type: Literal["failed"] = "failed"
     request: Number
     kind: FailureKind
     message: Text
-    retry_after_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    retry_after_s: Seconds = 0.0
 
 
-class Leaving(Message):
+class Leaving(Message, frozen=True, kw_only=True, tag="leaving"):
     """The peer wants to leave: the client should move its session `session` elsewhere, when it suits it."""
 
-    type: Literal["leaving"] = "leaving"
     session: SessionId

@@ -14,15 +14,14 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import msgpack
-from pydantic import ValidationError
+from msgspec import DecodeError, ValidationError
+from msgspec.msgpack import Decoder, Encoder
 
 from swarm.core.errors import PeerIncompatible, RequestError
-from swarm.wire.message import Message, TensorMeta
-from swarm.wire.messages import Hello, parse
-from swarm.wire.step_messages import Output, StatePart, StepMessage
+from swarm.wire.message import Message, TensorMessage
+from swarm.wire.messages import AnyMessage
 from swarm.wire.strange_text import one_line
-from swarm.wire.tensor_size import decoded_nbytes, tensors_nbytes
+from swarm.wire.tensor_size import both_nbytes
 
 MAX_HEADER_BYTES = 64 << 10
 MAX_PAYLOAD_BYTES = 256 << 20
@@ -31,7 +30,8 @@ PIECE_BYTES = 1 << 20
 Buffer = bytes | bytearray | memoryview
 _LENGTHS = struct.Struct(">II")
 _SCRATCH_BYTES = 128 << 10
-_MAX_ITEMS = 4096
+_ENCODER = Encoder()
+_DECODER: Decoder[Message] = Decoder(AnyMessage)
 
 
 class Frame(NamedTuple):
@@ -44,13 +44,20 @@ class Frame(NamedTuple):
 def encode_head(message: Message, payload_bytes: int, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> bytes:
     """The bytes of a frame up to its payload.
 
+    A message without tensors is read back, so that no node is ever sent what it must refuse; steps are made of what was
+    checked before, and must not wait for it.
+
     Raises:
-        RequestError: if the message or its payload is larger than a frame may be.
+        RequestError: if the message or its payload is larger than a frame may be, or out of its bounds.
     """
-    header: bytes = msgpack.packb(message.model_dump(exclude_none=True), use_bin_type=True)
+    header = _ENCODER.encode(message)
     if len(header) > MAX_HEADER_BYTES:
         raise RequestError(f"a message header of {len(header)} bytes is over the limit of {MAX_HEADER_BYTES}")
-    most_bytes = max(payload_bytes, decoded_nbytes(_tensors(message)))
+    most_bytes = payload_bytes
+    if isinstance(message, TensorMessage):
+        most_bytes = max(payload_bytes, both_nbytes(message.tensors)[1])
+    else:
+        _read_back(message, header)
     if most_bytes > max_payload_bytes:
         raise RequestError(
             f"a message with {most_bytes} bytes of tensors is over the limit of {max_payload_bytes}: "
@@ -190,40 +197,26 @@ def decode_header(header: Buffer, payload_bytes: int) -> Message:
         PeerIncompatible: if it is no valid message, or its tensors do not fill the payload exactly.
     """
     try:
-        fields = msgpack.unpackb(
-            header,
-            raw=False,
-            strict_map_key=True,
-            max_str_len=MAX_HEADER_BYTES,
-            max_bin_len=MAX_HEADER_BYTES,
-            max_array_len=_MAX_ITEMS,
-            max_map_len=_MAX_ITEMS,
-            max_ext_len=0,
-        )
-        if isinstance(fields, dict) and fields.get("type") == "hello":
-            fields = {name: fields[name] for name in Hello.model_fields if name in fields}
-        message = parse(fields)
+        message = _DECODER.decode(header)
     except ValidationError as exc:
-        raise PeerIncompatible(f"malformed message: {_first_error(exc)}") from exc
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
+        raise PeerIncompatible(f"malformed message: {one_line(str(exc), 200)}") from exc
+    except (DecodeError, ValueError, RecursionError) as exc:
         raise PeerIncompatible(f"malformed header: {type(exc).__name__}") from exc
-    tensors = _tensors(message)
-    if tensors_nbytes(tensors) != payload_bytes:
+    announced, decoded = both_nbytes(message.tensors) if isinstance(message, TensorMessage) else (0, 0)
+    if announced != payload_bytes:
         raise PeerIncompatible(
-            f"malformed message: tensors of {tensors_nbytes(tensors)} bytes, but a payload of {payload_bytes}"
+            f"malformed message: tensors of {announced} bytes, but a payload of {payload_bytes}"
         )
-    if decoded_nbytes(tensors) > MAX_PAYLOAD_BYTES:
+    if decoded > MAX_PAYLOAD_BYTES:
         raise PeerIncompatible(
             f"malformed message: tensors that decode into more than {MAX_PAYLOAD_BYTES} bytes"
         )
     return message
 
 
-def _tensors(message: Message) -> Sequence[TensorMeta]:
-    return message.tensors if isinstance(message, StepMessage | Output | StatePart) else ()
-
-
-def _first_error(exc: ValidationError) -> str:
-    first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return one_line(f"{place}: {first['msg']}", 200)
+def _read_back(message: Message, header: bytes) -> None:
+    try:
+        _DECODER.decode(header)
+    except ValidationError as exc:
+        name = type(message).__name__
+        raise RequestError(f"{name} cannot be sent: {one_line(str(exc), 200)}") from exc

@@ -16,6 +16,8 @@ from contextlib import suppress
 from enum import Enum
 from time import perf_counter
 
+from msgspec.structs import replace
+
 from swarm.core.errors import (
     PeerError,
     PeerIncompatible,
@@ -192,7 +194,7 @@ class Link:
         number, answer = self._pending.begin()
         try:
             async with asyncio.timeout(timeout_s):
-                await self.send(message.model_copy(update={"request": number}))
+                await self.send(replace(message, request=number))
                 return await answer
         except TimeoutError as exc:
             kind = type(message).__name__

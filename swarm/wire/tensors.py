@@ -11,9 +11,9 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from swarm.core.config import Coding
-from swarm.core.errors import PeerIncompatible
+from swarm.core.errors import PeerIncompatible, RequestError
 from swarm.wire.int8_blocks import code, decode
-from swarm.wire.message import MAX_TENSORS, DType, TensorMeta, is_codable
+from swarm.wire.message import MAX_DIMENSION, MAX_DIMENSIONS, MAX_TENSORS, DType, TensorMeta, is_codable
 from swarm.wire.tensor_size import ITEM_BYTES, tensor_nbytes, tensors_nbytes
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ def pack(tensors: dict[str, torch.Tensor], coding: Coding | None = None) -> Pack
     """Metadata and bytes of `tensors`, in the agreed coding.
 
     The views share memory with tensors that are contiguous and on the CPU: keep those unchanged until they are sent.
+
+    Raises:
+        RequestError: if a tensor is empty, or larger in one of its dimensions than a message may say.
     """
     assert len(tensors) <= MAX_TENSORS
     metas: list[TensorMeta] = []
@@ -36,8 +39,11 @@ def pack(tensors: dict[str, torch.Tensor], coding: Coding | None = None) -> Pack
     for name, tensor in tensors.items():
         dtype: Any = str(tensor.dtype).removeprefix("torch.")
         assert dtype in ITEM_BYTES, f"tensors of {tensor.dtype} do not travel"
-        used = _used(coding, dtype, tensor.dim())
-        metas.append(TensorMeta(name=name, dtype=dtype, shape=list(tensor.shape), coding=used))
+        shape = list(tensor.shape)
+        if not (0 < len(shape) <= MAX_DIMENSIONS and min(shape) > 0 and max(shape) <= MAX_DIMENSION):
+            raise RequestError(f"{name} has the shape {shape}, which does not travel")
+        used = _used(coding, dtype, len(shape))
+        metas.append(TensorMeta(name=name, dtype=dtype, shape=shape, coding=used))
         if used is None:
             views.append(_bytes(tensor))
         else:
