@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from swarm.shards import few_rows
 from swarm.shards.few_rows import by_few_rows, has_few_rows
 from swarm.shards.products import store_by_columns
 
@@ -40,26 +39,3 @@ def test_the_matrix_may_be_a_part_of_a_larger_one_and_rows_need_not_lie_together
     for begin, end in [(0, 40), (40, 57), (57, 100)]:
         part = whole[begin:end]
         torch.testing.assert_close(by_few_rows(states, part), states @ part.T)
-
-
-def test_without_a_compiler_there_is_none_and_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(few_rows, "_COMPILERS", ("no-such-compiler",))
-    few_rows._compiled.cache_clear()
-    try:
-        assert not has_few_rows()
-        with pytest.raises(RuntimeError, match="no compiled product"):
-            by_few_rows(torch.ones(1, 2, 3), store_by_columns(torch.ones(4, 3)))
-    finally:
-        few_rows._compiled.cache_clear()
-
-
-def test_a_compiler_that_fails_is_reported(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(few_rows, "_COMPILERS", ("false",))
-    few_rows._compiled.cache_clear()
-    try:
-        assert not has_few_rows()
-        assert "could not be compiled" in caplog.text
-    finally:
-        few_rows._compiled.cache_clear()

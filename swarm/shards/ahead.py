@@ -11,12 +11,14 @@ what the usual way gives.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from swarm.shards.flat_attention import FlatCache, Segment, flat_attention
 from swarm.shards.foreign_code import CANNOT_TRY, random_tensors
 from swarm.shards.step import Step
 from swarm.shards.window import LayerArguments
@@ -57,6 +59,30 @@ class Prepared(Foreseen):
             given = (hidden, *args[1:]) if args else ()
             hidden = layer(*given, **(kwargs if args else {**kwargs, "hidden_states": hidden}))
         return hidden
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedFlat(Foreseen):
+    """The same where the layers attend flat, over `cache`; `configs` are what they read how to attend from."""
+
+    prepared: Prepared
+    cache: FlatCache
+    configs: Sequence[Any]
+
+    def run(self, hidden: Tensor) -> Tensor:
+        """The hidden state after the span."""
+        with flat_attention(self.configs, self.cache):
+            return self.prepared.run(hidden)
+
+
+def prepare_flat(session: ShardSession) -> PreparedFlat:
+    """What `run_flat` would do for the next token of a session of one row, as far as it can be done before."""
+    configs = session.shard.attention_configs
+    cache = FlatCache([Segment(1, 1, session.cache.layers, None)], "flat")
+    cache.seen = session.length
+    with flat_attention(configs, cache):
+        prepared = session.run.note_next(session.length, cache)
+    return PreparedFlat(session.length, prepared, cache, configs)
 
 
 def can_look_ahead(shard: Shard) -> bool:

@@ -10,7 +10,6 @@ from swarm.shards.step import StepTensors
 
 Outcome = StepTensors | Exception
 _JOINED_TOKENS = 16384
-_LONG_PAST = 1024
 
 
 def apply_batch(items: Sequence[Item]) -> list[Outcome]:
@@ -34,7 +33,7 @@ def apply_batch(items: Sequence[Item]) -> list[Outcome]:
 
 def _apply_group(items: Sequence[Item]) -> list[Outcome]:
     way = items[0][0].shard.batching
-    if way == "one by one" or (len(items) == 1 and not _gains_alone(items[0], way)):
+    if way == "one by one" or (len(items) == 1 and not _gains_flat(items[0])):
         return [_apply(item) for item in items]
     outcomes: list[Outcome | None] = [_prepare(item) for item in items]
     waiting = [index for index, outcome in enumerate(outcomes) if outcome is None]
@@ -47,9 +46,11 @@ def _apply_group(items: Sequence[Item]) -> list[Outcome]:
     return [outcome for outcome in outcomes if outcome is not None]
 
 
-def _gains_alone(item: Item, way: Way) -> bool:
-    """Whether flat attention, which repeats no keys for the heads that share them, is worth its price for one step."""
-    return way == "flat" and item[0].length >= _LONG_PAST
+def _gains_flat(item: Item) -> bool:
+    """Whether one step alone runs faster as a batch: it has a long past, and nothing was prepared for it."""
+    session, step = item
+    is_one = step.tensors.rows == step.tensors.tokens == 1
+    return is_one and session.gains_flat and can_join(item) and not session.foresees(step)
 
 
 def _apply(item: Item) -> Outcome:
@@ -89,7 +90,7 @@ def portions(items: Sequence[Item], indices: Sequence[int]) -> list[list[int]]:
 def _run(items: Sequence[Item], way: Way) -> list[Outcome]:
     """Run prepared steps, together if there are several."""
     try:
-        if len(items) == 1:
+        if len(items) == 1 and not _gains_flat(items[0]):
             session, step = items[0]
             outputs = [session.compute(step)]
         else:

@@ -8,23 +8,12 @@ weights stored by columns as they are, and needs half of a library's time for 2 
 from __future__ import annotations
 
 import ctypes
-import logging
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
-
-_SOURCE = Path(__file__).with_suffix(".c")
-_COMPILERS = ("cc", "gcc", "clang")
-_FOR_THIS_PROCESSOR = ("-march=native", "-mcpu=native")  # compilers know one of them, or both
-_LONGEST_S = 30.0
-_Multiply = Callable[[int, int, int, int, int, int, int], None]
+from swarm.shards.compiled import compiled
 
 
 def by_few_rows(rows: Tensor, weight: Tensor) -> Tensor:
@@ -33,7 +22,7 @@ def by_few_rows(rows: Tensor, weight: Tensor) -> Tensor:
     Raises:
         RuntimeError: if it could not be compiled; see `has_few_rows`.
     """
-    multiply = _compiled()
+    multiply = _function()
     if multiply is None:
         raise RuntimeError("there is no compiled product on this machine")
     assert weight.stride(0) == 1, "the weights are stored by rows"
@@ -46,40 +35,14 @@ def by_few_rows(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def has_few_rows() -> bool:
-    """Whether `by_few_rows` works here; the first call compiles it, which takes a fraction of a second."""
-    return _compiled() is not None
+    """Whether `by_few_rows` works here; the first call compiles it."""
+    return _function() is not None
 
 
 @cache
-def _compiled() -> _Multiply | None:
-    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
-    if compiler is None:
-        logger.info("no C compiler: batches of a few rows are multiplied by libraries, which is slower")
-        return None
-    reason = ""
-    with tempfile.TemporaryDirectory(prefix="swarm-") as folder:
-        library = Path(folder) / "few_rows.so"
-        for target in _FOR_THIS_PROCESSOR:
-            try:
-                _compile(compiler, target, library)
-                return _loaded(library)
-            except subprocess.SubprocessError as error:
-                reason = str(getattr(error, "stderr", "") or error)
-            except OSError as error:
-                reason = str(error)
-    logger.warning("the product of a few rows could not be compiled: %s", " ".join(reason.split())[:200])
-    return None
-
-
-def _compile(compiler: str, target: str, library: Path) -> None:
-    options = ("-O3", target, "-shared", "-fPIC", "-o", str(library), str(_SOURCE))
-    subprocess.run([compiler, *options], check=True, capture_output=True, text=True, timeout=_LONGEST_S)
-
-
-def _loaded(library: Path) -> _Multiply:
-    function = ctypes.CDLL(str(library)).multiply_few_rows  # calls let go of the interpreter's lock
-    size, pointer = ctypes.c_size_t, ctypes.c_void_p
-    function.argtypes = [size, size, size, pointer, pointer, size, pointer]
-    function.restype = None
-    multiply: _Multiply = function
-    return multiply
+def _function() -> Any:
+    function = compiled("multiply_few_rows")
+    if function is not None:
+        size, pointer = ctypes.c_size_t, ctypes.c_void_p
+        function.argtypes = [size, size, size, pointer, pointer, size, pointer]
+    return function

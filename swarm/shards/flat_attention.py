@@ -20,6 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from swarm.shards.cache import SpanCache
+from swarm.shards.few_queries import by_few_queries, can_attend
 
 Way = Literal["flat", "joined"]
 _FEW = 8  # tokens; from there on every query head reads the keys by itself as quickly
@@ -190,7 +191,13 @@ def _attend(segment: Segment, query: Tensor, key: Tensor, value: Tensor, weighin
         seen = segment.visibility(keys, window, query.device)
         output = _weigh(query, key, value, seen, weighing)
     elif tokens <= _FEW:
-        output = _few(query, key, value, segment.visibility(keys, window, query.device), weighing.scale)
+        seen = segment.visibility(keys, window, query.device)
+        single = tokens == 1 and seen is None and can_attend(query, key, value)
+        output = (
+            by_few_queries(query, key, value, weighing.scale)
+            if single
+            else _few(query, key, value, seen, weighing.scale)
+        )
     else:
         causal = keys == tokens and window is None and segment.mask is None
         seen = None if causal else segment.visibility(keys, window, query.device)

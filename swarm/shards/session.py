@@ -21,7 +21,7 @@ from torch import Tensor
 
 from swarm.core.errors import RequestError, SessionLost
 from swarm.core.span import Span
-from swarm.shards.ahead import Foreseen
+from swarm.shards.ahead import Foreseen, prepare_flat
 from swarm.shards.cache import ShardCache
 from swarm.shards.history import History
 from swarm.shards.rehearsal import Recording, rehearse
@@ -30,6 +30,8 @@ from swarm.shards.step import Step, StepTensors
 if TYPE_CHECKING:
     from swarm.shards.shard import Shard
     from swarm.shards.span_run import SpanRun
+
+_LONG_PAST = 512
 
 
 @dataclass(slots=True)
@@ -92,11 +94,21 @@ class ShardSession:
 
     def compute(self, step: Step) -> StepTensors:
         """The middle of `apply`: run a prepared step."""
-        foreseen, self._foreseen = self._foreseen, None
+        is_foreseen, foreseen, self._foreseen = self.foresees(step), self._foreseen, None
         with self._or_lost():
-            if foreseen is not None and self.mask is None and foreseen.fits(step, self.length):
+            if foreseen is not None and is_foreseen:
                 return self.run.run_foreseen(foreseen, step.tensors)
             return self.run(step.tensors, self.cache, self.mask)
+
+    @property
+    def gains_flat(self) -> bool:
+        """Whether a token of this session alone is worth flat attention, which reads a long past faster."""
+        return self.length >= _LONG_PAST and self.shard.batching == "flat"
+
+    def foresees(self, step: Step) -> bool:
+        """Whether `compute` of this step has been prepared for."""
+        foreseen = self._foreseen
+        return foreseen is not None and self.mask is None and foreseen.fits(step, self.length)
 
     def prepare_next(self, recording: Recording | None = None) -> None:
         """Do now what the next decode step needs besides its layers; any other step may come instead.
@@ -105,6 +117,9 @@ class ShardSession:
         """
         if self.rows == 1 and self.mask is None and not self._lost:
             with self._or_lost():
+                if recording is None and self.gains_flat:
+                    self._foreseen = prepare_flat(self)
+                    return
                 prepared = self.run.note_next(self.length, self.cache)
                 self._foreseen = prepared
                 if recording is not None:

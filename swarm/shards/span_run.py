@@ -64,7 +64,7 @@ class SpanRun:
             self._slot.hidden, self._slot.carry = None, ()
         raise ModelError(f"{type(self._stack).__name__} did not call its layer {self.span.end - 1}")
 
-    def note_next(self, length: int, cache: ShardCache) -> Prepared:
+    def note_next(self, length: int, cache: SpanCache) -> Prepared:
         """All that comes before and between the layers for one token at position `length`, of one row."""
         calls: list[LayerArguments] = []
         tensors = self._shard.example(self.span)
