@@ -18,6 +18,8 @@ def apply_batch(items: Sequence[Item]) -> list[Outcome]:
     Steps through the same layers run in one forward where the shard's `batching` allows it. A step that is refused
     drops out alone; a forward that fails is the failure of every session that was in it, and of no other.
     """
+    if len(items) == 1:
+        return _apply_group(items)
     assert len({id(session) for session, _ in items}) == len(items), "one step per session"
     outcomes: list[Outcome | None] = [None] * len(items)
     groups: dict[tuple[int, int, int], list[int]] = {}
