@@ -67,7 +67,9 @@ class PeerRecord(BaseModel):
     protocol: Annotated[int, Field(ge=0, lt=1 << 31)]
     peer_id: _PeerId
     name: Annotated[_Text, Field(max_length=64)] = ""
-    addresses: Annotated[tuple[Annotated[_Text, Field(max_length=256)], ...], Field(max_length=16)] = ()
+    addresses: Annotated[
+        tuple[Annotated[_Text, Field(min_length=1, max_length=256)], ...], Field(max_length=16)
+    ] = ()
     model_uid: Annotated[_Text, Field(min_length=8, max_length=128)]
     model_name: Annotated[_Text, Field(max_length=256)] = ""
     layers: Annotated[int, Field(ge=1, le=4096)]
