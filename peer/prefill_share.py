@@ -1,16 +1,19 @@
 """How many tokens of prompts run at once, so that sessions that decode do not wait long for each other's next token.
 
 What a decode step takes and what a token of a prompt adds are measured; a batch beside decoding sessions may take
-`STRETCH` times what their decode step takes alone.
+`STRETCH` times what their decode step takes alone. But when more sessions wait with short prompts than decode, as when
+many begin at once, the prompts go first, so many together as take `JOINT_S`: then the next hop begins with the first of
+them while this one computes the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from swarm.peer.scheduler import LEAST_PORTION
 
 STRETCH = 1.4
+JOINT_S = 0.15
 RECENTLY_S = 1.0  # who decoded within this time will decode again
 LATELY_S = 10.0  # what steps took before that says little of what they would take now
 LONG_TOKENS = 32  # of shorter prompts, what they take has little to do with their tokens
@@ -54,14 +57,26 @@ class PrefillShare:
         """This session has ended."""
         self._decoded_s.pop(session, None)
 
-    def budget(self, long: bytes, now_s: float) -> int:
-        """Token rows of prompts that may run now, the first of them of session `long`."""
-        others = (at for key, at in self._decoded_s.items() if key != long)
-        if self.decode_s is None or all(now_s - at >= RECENTLY_S for at in others):
+    def budget(self, long: bytes, now_s: float, prompts: Sequence[int] = ()) -> int:
+        """Token rows of prompts that may run now, the first of them of session `long`.
+
+        `prompts` is how many token rows each session that waits with one has left, the first of them first.
+        """
+        decoding = sum(now_s - at < RECENTLY_S for key, at in self._decoded_s.items() if key != long)
+        joint = self._joint()
+        if prompts and prompts[0] <= joint and sum(tokens <= joint for tokens in prompts) > max(decoding, 1):
+            return joint
+        if self.decode_s is None or not decoding:
             return self._whole
         if not self.token_s:
             return LEAST_PORTION
         return min(max(int((STRETCH - 1) * self.decode_s / self.token_s), LEAST_PORTION), self._whole)
+
+    def _joint(self) -> int:
+        """How many token rows of prompts take `JOINT_S`, as far as that is known."""
+        if not self.prefill_s:
+            return self._whole
+        return min(max(int(JOINT_S / self.prefill_s), LEAST_PORTION), self._whole)
 
 
 def _average(before: float | None, new: float) -> float:

@@ -86,9 +86,9 @@ def choose_one(waiting: Sequence[Waiting], now_s: float, budget: int) -> list[Po
     return [Portion(index, min(work.tokens, max(budget, LEAST_PORTION)) if cut else work.tokens)]
 
 
-def long_head(waiting: Sequence[Waiting]) -> bytes | None:
-    """The session whose long work is next among the long; None if there is none."""
-    return next((waiting[i].session for i in _heads(waiting) if not waiting[i].is_short), None)
+def long_heads(waiting: Sequence[Waiting]) -> list[Waiting]:
+    """The next work of each session whose next work is long, in the order of arrival."""
+    return [waiting[i] for i in _heads(waiting) if not waiting[i].is_short]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from swarm.peer.scheduler import (
     choose_batch,
     choose_one,
     group_size,
-    long_head,
+    long_heads,
     wait_s,
 )
 from swarm.peer.sessions import HopSession
@@ -224,8 +224,8 @@ class Worker:
         """Run what the scheduler chooses."""
         now = self._clock()
         waiting = [queued.waiting for queued in self._queue]
-        long = long_head(waiting)
-        budget = self._share.budget(long, now) if long is not None else 0
+        prompts = long_heads(waiting)
+        budget = self._share.budget(prompts[0].session, now, [p.tokens for p in prompts]) if prompts else 0
         portions = self._choose(waiting, now, budget)
         self._run([(self._queue[portion.index], portion.tokens) for portion in portions], now)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.peer.absences import Absences
-from swarm.peer.prefill_share import LATELY_S, LONG_TOKENS, RECENTLY_S, STRETCH, PrefillShare
+from swarm.peer.prefill_share import JOINT_S, LATELY_S, LONG_TOKENS, RECENTLY_S, STRETCH, PrefillShare
 from swarm.peer.scheduler import (
     DECODE_TOKENS,
     LEAST_PORTION,
@@ -196,6 +196,20 @@ def test_a_batch_beside_decoding_sessions_takes_a_bounded_multiple_of_their_step
     share.ran(400, [], False, 0.5, 0.1)
     assert share.token_s == pytest.approx(0.001)
     assert share.budget(b"long", 0.2) == pytest.approx((STRETCH - 1) * 0.1 / 0.001, abs=1)
+
+
+def test_short_prompts_of_many_go_first_and_so_many_at_once_that_the_next_hop_can_begin() -> None:
+    share = PrefillShare(2048)
+    assert share.budget(b"a", 0.0, [16] * 8) == 2048, "nothing is known of prompts yet"
+    share.ran(100, [], False, 0.2, 0.0)
+    joint = int(JOINT_S / 0.002)
+    assert share.budget(b"a", 0.1, [16] * 8) == joint
+    assert share.budget(b"a", 0.1, [16]) == 2048, "it is alone"
+    assert share.budget(b"a", 0.1, [2000, 16, 16]) == 2048, "a long one goes at full speed"
+    share.ran(2, [b"x", b"y"], True, 0.02, 1.0)
+    assert share.budget(b"a", 1.1, [16] * 3) == joint
+    assert share.budget(b"a", 1.1, [16] * 2) == LEAST_PORTION, "as many decode"
+    assert share.budget(b"a", 1.1, [joint + 1, 16, 16, 16]) == LEAST_PORTION, "a long one would hold them up"
 
 
 def test_who_decodes_beside_a_prompt_for_long_still_counts_as_decoding() -> None:
