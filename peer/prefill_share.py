@@ -8,7 +8,7 @@ them while this one computes the others.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from swarm.peer.scheduler import LEAST_PORTION
 
@@ -26,15 +26,28 @@ class PrefillShare:
     def __init__(self, whole: int) -> None:
         self._whole = whole
         self._decoded_s: dict[bytes, float] = {}
+        self._begun_s: dict[bytes, float] = {}
         self.decode_s: float | None = None
         self.token_s: float | None = None
         self.prefill_s: float | None = None
         self._last_decode_s = 0.0
         self._last_prefill_s = 0.0
 
-    def ran(self, tokens: int, decoded: Collection[bytes], short: bool, took_s: float, now_s: float) -> None:
-        """A batch of so many token rows has run in `took_s`: steps of sessions that `decoded`; `short` if no others."""
+    def ran(
+        self,
+        tokens: int,
+        decoded: Collection[bytes],
+        short: bool,
+        took_s: float,
+        now_s: float,
+        begun: Collection[bytes] = (),
+    ) -> None:
+        """A batch of so many token rows has run in `took_s`: steps of sessions that `decoded`; `short` if no others.
+
+        The prompts of `begun` were in it, and so short that these sessions decode next.
+        """
         self._decoded_s.update(dict.fromkeys(decoded, now_s))
+        self._begun_s.update(dict.fromkeys(begun, now_s))
         if short:
             self.decode_s = _average(self.decode_s, took_s)
             self._last_decode_s = now_s
@@ -56,17 +69,18 @@ class PrefillShare:
     def forget(self, session: bytes) -> None:
         """This session has ended."""
         self._decoded_s.pop(session, None)
+        self._begun_s.pop(session, None)
 
     def budget(self, long: bytes, now_s: float, prompts: Sequence[int] = ()) -> int:
         """Token rows of prompts that may run now, the first of them of session `long`.
 
         `prompts` is how many token rows each session that waits with one has left, the first of them first.
         """
-        decoding = sum(now_s - at < RECENTLY_S for key, at in self._decoded_s.items() if key != long)
+        decoding = _recent(self._decoded_s, now_s, long)
         joint = self._joint()
         if prompts and prompts[0] <= joint and sum(tokens <= joint for tokens in prompts) > max(decoding, 1):
             return joint
-        if self.decode_s is None or not decoding:
+        if self.decode_s is None or not (decoding or _recent(self._begun_s, now_s, long)):
             return self._whole
         if not self.token_s:
             return LEAST_PORTION
@@ -77,6 +91,10 @@ class PrefillShare:
         if not self.prefill_s:
             return self._whole
         return min(max(int(JOINT_S / self.prefill_s), LEAST_PORTION), self._whole)
+
+
+def _recent(moments_s: Mapping[bytes, float], now_s: float, other_than: bytes) -> int:
+    return sum(now_s - at < RECENTLY_S for key, at in moments_s.items() if key != other_than)
 
 
 def _average(before: float | None, new: float) -> float:

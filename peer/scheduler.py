@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 DECODE_TOKENS = 8
+PIECE_TOKENS = 64
 LEAST_PORTION = 8
 PATIENCE_S = 0.5
 LEAST_WAIT_S = 0.0005  # what one read of a socket brought comes within this time
@@ -32,6 +33,11 @@ class Waiting:
     @property
     def is_short(self) -> bool:
         return self.tokens <= DECODE_TOKENS
+
+    @property
+    def is_brief(self) -> bool:
+        """Whether it is a prompt, and all of it: clients cut longer ones into pieces that are no shorter."""
+        return DECODE_TOKENS < self.tokens < PIECE_TOKENS
 
     def is_late(self, now_s: float) -> bool:
         return now_s - self.arrived_s > PATIENCE_S

@@ -253,9 +253,12 @@ class Worker:
             self._running = False
             now = self._idle_since_s = self._clock()
             decoded = [queued.session.id for queued, _ in batch if queued.waiting.is_short]
+            begun = [queued.session.id for queued, _ in batch if queued.waiting.is_brief]
             found: list[object] = [error] * len(batch) if error is not None else results
             if any(isinstance(result, Applied) and result.computed_tokens for result in found):
-                self._share.ran(sum(tokens for _, tokens in batch), decoded, short, now - started_s, now)
+                self._share.ran(
+                    sum(tokens for _, tokens in batch), decoded, short, now - started_s, now, begun
+                )
             ended = [queued for queued, _ in batch]
             left = [q for q, result in zip(ended, found, strict=True) if not q.take(result, started_s, now)]
             if not (self._queue or left):  # else the device goes on first

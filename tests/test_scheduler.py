@@ -212,6 +212,17 @@ def test_short_prompts_of_many_go_first_and_so_many_at_once_that_the_next_hop_ca
     assert share.budget(b"a", 1.1, [joint + 1, 16, 16, 16]) == LEAST_PORTION, "a long one would hold them up"
 
 
+def test_who_has_had_a_short_prompt_will_decode() -> None:
+    share = PrefillShare(2048)
+    share.ran(1, [b"x"], True, 0.02, 0.0)
+    share.ran(16, [], False, 0.03, 5.0, begun=[b"x"])
+    assert share.budget(b"long", 5.1) < 2048
+    assert share.budget(b"x", 5.1) == 2048, "its own prompt does not count"
+    assert share.budget(b"long", 5.0 + RECENTLY_S) == 2048
+    share.forget(b"x")
+    assert share.budget(b"long", 5.1) == 2048
+
+
 def test_who_decodes_beside_a_prompt_for_long_still_counts_as_decoding() -> None:
     share = PrefillShare(2048)
     share.ran(1, [b"other"], True, 0.02, 0.0)
