@@ -137,6 +137,9 @@ def test_weights_are_stored_by_columns_where_that_is_faster(
     assert weight.is_contiguous() == (by_columns_s > 1)
     after = [multiply(head, states), multiply(head, states[:, :1])]
     torch.testing.assert_close(before, after)
+    one = torch.randn(1, 1, HIDDEN, requires_grad=True)
+    head(one).sum().backward()
+    assert one.grad is not None
     many = torch.randn(1, 2 * MOST_ROWS, HIDDEN)
     torch.testing.assert_close(multiply(head, many), nn.functional.linear(many, head.weight, head.bias))
 

@@ -131,7 +131,7 @@ class JointHead(nn.Linear):
         if self.left <= 0 and not was_due and self.may_turn:
             threading.Thread(target=self._turn, name="swarm-head", daemon=True).start()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _turn(self) -> None:
         """Store the weights by columns, if a few rows are multiplied faster so; forwards go on meanwhile."""
         if not has_few_rows():

@@ -102,8 +102,9 @@ class ShardSession:
 
     @property
     def gains_flat(self) -> bool:
-        """Whether a token of this session alone is worth flat attention, which reads a long past faster."""
-        return self.length >= _LONG_PAST and self.shard.batching == "flat"
+        """Whether a token of this session alone is worth flat attention, which on CPUs reads a long past faster."""
+        shard = self.shard
+        return self.length >= _LONG_PAST and shard.device.type == "cpu" and shard.batching == "flat"
 
     def foresees(self, step: Step) -> bool:
         """Whether `compute` of this step has been prepared for."""
@@ -237,7 +238,7 @@ class ShardSession:
             self.cache.check_rollback(step.start)
 
     def _roll_back(self, length: int) -> None:
-        self._prepared = None
+        self._foreseen = None
         if length == 0:
             self.cache = self.shard.new_cache(self.span, rollback=self.rollback)
             self.mask = None
