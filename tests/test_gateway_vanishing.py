@@ -71,4 +71,6 @@ def _vanish(served: RunningGateway, pages: list[str], before: list[dict[str, Any
     for connection in connections:
         connection.close()
     wait_for(lambda: list(map(numbers, pages)) == before, 30, "all pages of all peers are free")
-    assert served.admission.running == 0
+    wait_for(
+        lambda: served.admission.running == 0, 30, "every turn has ended, also of those that had no chain yet"
+    )
