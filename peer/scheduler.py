@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from swarm.core.config import LEAST_PIECE_TOKENS
+
 DECODE_TOKENS = 8
-PIECE_TOKENS = 64
 LEAST_PORTION = 8
 PATIENCE_S = 0.5
 LEAST_WAIT_S = 0.0005  # what one read of a socket brought comes within this time
@@ -37,7 +38,7 @@ class Waiting:
     @property
     def is_brief(self) -> bool:
         """Whether it is a prompt, and all of it: clients cut longer ones into pieces that are no shorter."""
-        return DECODE_TOKENS < self.tokens < PIECE_TOKENS
+        return DECODE_TOKENS < self.tokens < LEAST_PIECE_TOKENS
 
     def is_late(self, now_s: float) -> bool:
         return now_s - self.arrived_s > PATIENCE_S

@@ -69,6 +69,16 @@ def test_a_late_key_may_outweigh_all_others() -> None:
     torch.testing.assert_close(found[0, 0, 0], value[0, 0, 150])
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [0, 20, 39])
+def test_what_is_no_number_stays_none(odd: float, place: int) -> None:
+    query, key, value = states(4, 1, 8), states(2, 40, 8), states(2, 40, 8)
+    key[0, 1, place, 0] = odd
+    found = by_few_queries(query, key, value, 1.0)
+    assert found[0, :2].isfinite().all(), "another key head"
+    assert found[0, 2:].isnan().all()
+
+
 @pytest.mark.parametrize(
     "spoilt",
     [

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.client.pieces import LEAST_TOKENS, Pace, cut, wanted_from
+from swarm.client.pieces import Pace, cut, wanted_from
+from swarm.core.config import LEAST_PIECE_TOKENS
 from swarm.shards.history import History
 from swarm.shards.step import Step, StepTensors
 
@@ -61,7 +62,7 @@ def test_one_hop_takes_a_step_in_one_piece() -> None:
 
 @given(tokens=st.integers(1, 5000), rows=st.integers(1, 8), hops=st.integers(1, 12))
 def test_pieces_are_not_smaller_than_is_worth_it(tokens: int, rows: int, hops: int) -> None:
-    assert Pace().chunk(tokens, rows, hops) * rows >= LEAST_TOKENS
+    assert Pace().chunk(tokens, rows, hops) * rows >= LEAST_PIECE_TOKENS
 
 
 def test_expensive_pieces_are_longer() -> None:

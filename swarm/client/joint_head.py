@@ -119,7 +119,8 @@ class JointHead(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in nn.Linear
         rows = input.numel() // self.in_features
-        if rows > MOST_ROWS or input.device.type != "cpu" or torch.is_grad_enabled():
+        fits = input.shape[-1] == self.in_features and input.dtype == torch.float32
+        if not fits or rows > MOST_ROWS or input.device.type != "cpu" or torch.is_grad_enabled():
             return super().forward(input)
         self._count(rows)
         weight = self.weight

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, sqrt
 
+from swarm.core.config import LEAST_PIECE_TOKENS
 from swarm.shards.history import History
 from swarm.shards.step import Step, StepTensors
 
-LEAST_TOKENS = 64
 UNKNOWN_FIXED_TOKENS = (
     64.0  # a piece costs as much as this many tokens even if it is empty, until that is measured
 )
@@ -70,7 +70,7 @@ class Pace:
         """Take in what a piece of `tokens` token rows took on one hop, on average over its hops."""
         if tokens <= 1:
             self._fixed_s = _mix(self._fixed_s, hop_s)
-        elif tokens >= LEAST_TOKENS:
+        elif tokens >= LEAST_PIECE_TOKENS:
             self._token_s = _mix(self._token_s, hop_s / tokens)
 
     @property
@@ -84,7 +84,7 @@ class Pace:
         if self._fixed_s is not None and self._token_s:
             fixed_tokens = self._fixed_s / self._token_s
         pieces = sqrt((hops - 1) * tokens * rows / max(fixed_tokens, 1.0))
-        return max(ceil(tokens / max(round(pieces), 1)), ceil(LEAST_TOKENS / rows))
+        return max(ceil(tokens / max(round(pieces), 1)), ceil(LEAST_PIECE_TOKENS / rows))
 
 
 def _mix(old: float | None, new: float) -> float:

@@ -10,6 +10,7 @@ from swarm.core.span import Span
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "nf4"]
+LEAST_PIECE_TOKENS = 64  # token rows: clients cut no prompt into shorter pieces
 Wire = Literal["model", "int8"]
 Coding = Literal["int8"]
 CODINGS: tuple[Coding, ...] = get_args(Coding)

@@ -114,9 +114,10 @@ BOTH(1) BOTH(2)
 
 /* Turns scores into weights relative to `*greatest`, which may grow; returns what earlier sums have to be scaled by. */
 static float weigh(float *scores, size_t count, float scale, float *greatest, float *weight) {
-    float top = *greatest;
+    float top = *greatest, odd = 0.0f; /* not a number if a score is not, or is infinite */
     for (size_t s = 0; s < count; s++) {
         scores[s] *= scale;
+        odd += scores[s] * 0.0f;
         top = scores[s] > top ? scores[s] : top;
     }
     for (size_t s = 0; s < BLOCK; s++) {
@@ -131,7 +132,7 @@ static float weigh(float *scores, size_t count, float scale, float *greatest, fl
     }
     vector fall = {*greatest - top > LEAST ? *greatest - top : LEAST};
     const float kept = *greatest > NOTHING ? power(fall)[0] : 0.0f;
-    *weight = *weight * kept + total(sum);
+    *weight = *weight * kept + total(sum) + odd;
     *greatest = top;
     return kept;
 }
