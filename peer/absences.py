@@ -22,7 +22,10 @@ class Absences:
 
     def left(self, session: bytes, now_s: float) -> None:
         """A token of this session is done."""
-        self._sessions.setdefault(session, _Absence()).left_s = now_s
+        absence = self._sessions.get(session)
+        if absence is None:
+            absence = self._sessions[session] = _Absence()
+        absence.left_s = now_s
 
     def came(self, session: bytes, now_s: float) -> None:
         """The next step of this session is here."""

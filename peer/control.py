@@ -242,7 +242,7 @@ class Control:
             info = ReplayInfo(until=message.until, last=end == state.length)
             number = max(state.step, 0)  # a session that began with a copy may have run no step yet
             packed = pack(kept.named(), session.coding)
-            await self._stepping.send_step(session, packed, Onward(number, start, replay=info))
+            await self._stepping.send_step(session, packed, Onward(number, start, info))
         session.last_used_s = asyncio.get_running_loop().time()
         self._tally.replays += 1
         self._tally.replayed_tokens += state.length

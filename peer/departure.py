@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -27,20 +27,17 @@ SEND_S = 30.0
 SLOWEST_BYTES_PER_S = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class Onward:
-    """What a step message says besides its tensors and its session; see `StepMessage`."""
+class Onward(NamedTuple):
+    """What a replayed step says besides its tensors and its session; see `StepMessage`."""
 
     number: int
     start: int
-    select_rows: list[int] | None = None
+    replay: ReplayInfo
+    select_rows: None = None
     keep_last: int = 0
-    replay: ReplayInfo | None = None
-    trace: list[HopTiming] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Departure:
+class Departure(NamedTuple):
     """A message with its payload, and the link it takes."""
 
     link: Link
@@ -69,10 +66,7 @@ def departure_of(own_id: str, offer: Offer, finished: Finished, output: StepTens
     )
     trace = [*message.trace, timing][-MAX_TRACED:]
     if session.next is not None:
-        onward = Onward(
-            message.number, message.start, message.select_rows, message.keep_last, message.replay, trace
-        )
-        return step_departure(session, packed, onward)
+        return step_departure(session, packed, message, trace)
     metas, payload = packed
     answer = Output(
         session=session.id, number=message.number, start=message.start, trace=trace, tensors=metas
@@ -80,8 +74,10 @@ def departure_of(own_id: str, offer: Offer, finished: Finished, output: StepTens
     return Departure(session.client, answer, payload)
 
 
-def step_departure(session: HopSession, packed: Packed, onward: Onward) -> Departure:
-    """A packed output for the next hop.
+def step_departure(
+    session: HopSession, packed: Packed, onward: Onward | StepMessage, trace: list[HopTiming]
+) -> Departure:
+    """A packed output for the next hop, otherwise as the message `onward` that brought the step here.
 
     Raises:
         RequestError: if there is none.
@@ -97,7 +93,7 @@ def step_departure(session: HopSession, packed: Packed, onward: Onward) -> Depar
         select_rows=onward.select_rows,
         keep_last=onward.keep_last,
         replay=onward.replay,
-        trace=onward.trace,
+        trace=trace,
         tensors=metas,
     )
     return Departure(link, step, payload)

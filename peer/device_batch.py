@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from swarm.shards.batch import Outcome, apply_batch
 from swarm.shards.session import ShardSession
@@ -20,8 +21,7 @@ class Question:
 Work = Step | Question
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(NamedTuple):
     """An output, and the token rows that were computed for it (none if it had been kept)."""
 
     output: StepTensors
@@ -32,10 +32,13 @@ def run_batch(batch: Sequence[tuple[ShardSession, Work]]) -> list[object]:
     """For each work, of different sessions: `Applied`, or the answer to a question, or the error that it raised."""
     steps = [(session, work) for session, work in batch if isinstance(work, Step)]
     before = [session.counters.tokens for session, _ in steps]
-    outcomes = iter(
+    found = [
         _applied(session, step, outcome, tokens)
         for (session, step), outcome, tokens in zip(steps, apply_batch(steps), before, strict=True)
-    )
+    ]
+    if len(found) == len(batch):
+        return found
+    outcomes = iter(found)
     return [next(outcomes) if isinstance(work, Step) else _answer(work) for _, work in batch]
 
 

@@ -46,8 +46,10 @@ class PrefillShare:
 
         The prompts of `begun` were in it, and so short that these sessions decode next.
         """
-        self._decoded_s.update(dict.fromkeys(decoded, now_s))
-        self._begun_s.update(dict.fromkeys(begun, now_s))
+        for session in decoded:
+            self._decoded_s[session] = now_s
+        for session in begun:
+            self._begun_s[session] = now_s
         if short:
             self.decode_s = _average(self.decode_s, took_s)
             self._last_decode_s = now_s

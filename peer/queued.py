@@ -1,8 +1,8 @@
-"""Work that waits for the device, with what has been done of it already."""
+"""Work that waits for the device, with what has been done of it already, and what of it runs together."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Protocol
 
 from swarm.peer.device_batch import Applied, Work
@@ -19,43 +19,57 @@ class Settle(Protocol):
     ) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
 class Queued:
-    """A step or a question of one session; `settle` is called once. Long steps may run in portions."""
+    """A step or a question of one session; `settle` is called once. Long steps may run in portions.
 
-    session: HopSession
-    work: Work
-    arrived_s: float
-    settle: Settle
-    _applied: list[Applied] = field(default_factory=list)
-    _compute_s: float = 0.0
-    _began_s: float | None = None
-    _result: object = None
-    _is_done: bool = False
-    _is_settled: bool = False
+    Attributes:
+        waiting: what is left to do, for the scheduler.
+    """
 
-    @property
-    def waiting(self) -> Waiting:
-        """What is left to do, for the scheduler."""
+    __slots__ = (
+        "_applied",
+        "_began_s",
+        "_compute_s",
+        "_is_done",
+        "_is_settled",
+        "_ran",
+        "_result",
+        "_settle",
+        "arrived_s",
+        "session",
+        "waiting",
+        "work",
+    )
+
+    def __init__(self, session: HopSession, work: Work, arrived_s: float, settle: Settle) -> None:
+        self.session = session
+        self.work = work
+        self.arrived_s = arrived_s
+        self._settle = settle
+        self._applied: list[Applied] = []
+        self._ran = 0  # tokens of each row
+        self._compute_s = 0.0
+        self._began_s: float | None = None
+        self._result: object = None
+        self._is_done = False
+        self._is_settled = False
+        self.waiting = self._waiting()
+
+    def _waiting(self) -> Waiting:
         if not isinstance(self.work, Step):
             return Waiting(self.session.id, 1, self.arrived_s)
-        tensors = self.work.tensors
-        divisible = self.session.shard.shard.traits.chunkable and tensors.tokens > 1
-        left = tensors.tokens - self._done
-        return Waiting(self.session.id, tensors.rows * left, self.arrived_s, divisible)
-
-    @property
-    def _done(self) -> int:
-        return sum(applied.output.tokens for applied in self._applied)
+        rows, tokens = self.work.tensors.hidden.shape[:2]
+        divisible = tokens > 1 and self.session.shard.shard.traits.chunkable
+        return Waiting(self.session.id, rows * (tokens - self._ran), self.arrived_s, divisible)
 
     def portion(self, token_rows: int) -> Work:
         """The next so many token rows of it; all that is left, if that is not more."""
         if not isinstance(self.work, Step):
             return self.work
-        tensors, begin = self.work.tensors, self._done
-        end = min(begin + max(token_rows // tensors.rows, 1), tensors.tokens)
-        if (begin, end) == (0, tensors.tokens):
+        if token_rows >= self.waiting.tokens and not self._ran:
             return self.work
+        tensors, begin = self.work.tensors, self._ran
+        end = min(begin + max(token_rows // tensors.rows, 1), tensors.tokens)
         named = {name: value[:, begin:end] for name, value in tensors.named().items()}
         part = StepTensors.from_named(named)
         rows = None if begin else self.work.select_rows
@@ -68,7 +82,9 @@ class Queued:
         self._result = result
         if isinstance(result, Applied) and isinstance(self.work, Step):
             self._applied.append(result)
-            if self._done < self.work.tensors.tokens:
+            self._ran += result.output.tokens
+            if self._ran < self.work.tensors.tokens:
+                self.waiting = self._waiting()
                 return False
             self._result = _joined(self._applied)
         self._is_done = True
@@ -85,7 +101,37 @@ class Queued:
         if not self._is_settled:
             self._is_settled = True
             queue_s = 0.0 if self._began_s is None else self._began_s - self.arrived_s
-            self.settle(result, error, queue_s, self._compute_s)
+            self._settle(result, error, queue_s, self._compute_s)
+
+
+class Turn:
+    """Queued work that runs together since `started_s`, `tokens` token rows of it.
+
+    Attributes:
+        decoded: the sessions whose steps are short.
+        begun: the sessions whose whole prompts are in it.
+        is_short: whether there are no steps but short ones.
+    """
+
+    __slots__ = ("begun", "decoded", "is_short", "queued", "started_s", "tokens")
+
+    def __init__(self, queued: list[Queued], tokens: int, started_s: float) -> None:
+        self.queued = queued
+        self.tokens = tokens
+        self.started_s = started_s
+        self.decoded = [work.session.id for work in queued if work.waiting.is_short]
+        self.begun = [work.session.id for work in queued if work.waiting.is_brief]
+        self.is_short = len(self.decoded) == len(queued)
+
+    def end(self, results: Sequence[object], now_s: float) -> list[Queued]:
+        """It has run, with these results or errors; what of it has more to do."""
+        pairs = zip(self.queued, results, strict=True)
+        return [work for work, result in pairs if not work.take(result, self.started_s, now_s)]
+
+    def settle(self) -> None:
+        """Tell what became of all that has been done."""
+        for work in self.queued:
+            work.settle_if_done()
 
 
 def _joined(parts: list[Applied]) -> Applied:

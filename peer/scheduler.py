@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from swarm.core.config import LEAST_PIECE_TOKENS
 
@@ -19,8 +20,7 @@ CLEAR_GAIN = 1.05
 LONG_ABSENCE = 0.8  # of a batch: whoever is away as long keeps another device busy meanwhile
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """One piece of waiting work; `tokens` is rows x new positions, `arrived_s` any monotonic clock.
 
     `divisible` work may run in portions, one after the other.

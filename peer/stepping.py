@@ -185,7 +185,7 @@ class Stepping:
 
     async def send_step(self, session: HopSession, packed: Packed, onward: Onward) -> None:
         """Send a packed output to the next hop; a broken link is reported to the client."""
-        await self._send(session, step_departure(session, packed, onward))
+        await self._send(session, step_departure(session, packed, onward, []))
 
     async def _send(self, session: HopSession, departure: Departure) -> None:
         link, message, hop = departure.link, departure.message, session.next

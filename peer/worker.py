@@ -6,8 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from swarm.core.errors import SessionLost, SwarmError
 from swarm.peer.absences import Absences
@@ -15,7 +14,7 @@ from swarm.peer.device_batch import Applied, Question, run_batch
 from swarm.peer.executor import Done, Executor
 from swarm.peer.layer_failure import error_of_layers
 from swarm.peer.prefill_share import PrefillShare
-from swarm.peer.queued import Queued
+from swarm.peer.queued import Queued, Turn
 from swarm.peer.scheduler import (
     DECODE_TOKENS,
     GroupSize,
@@ -38,8 +37,7 @@ QUICK_S = 0.01  # the way to the device's thread and back takes up to 1 ms
 _TICK_S = 0.001  # uvloop's timers count milliseconds: below one, it would ask again and again
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """A step that ran or failed: its output or the error, and what it cost in seconds.
 
     Every step that was submitted is finished exactly once, also when its session ends before.
@@ -230,14 +228,17 @@ class Worker:
         self._run([(self._queue[portion.index], portion.tokens) for portion in portions], now)
 
     def _run(self, batch: Sequence[tuple[Queued, int]], now_s: float, *, here: bool = False) -> None:
-        self._tally.turn(len(batch), sum(tokens for _, tokens in batch))
-        taken = {id(queued) for queued, _ in batch}
-        self._queue = [queued for queued in self._queue if id(queued) not in taken]
+        turn = Turn([queued for queued, _ in batch], sum([tokens for _, tokens in batch]), now_s)
+        self._tally.turn(len(batch), turn.tokens)
+        if len(batch) == len(self._queue):
+            self._queue = []
+        else:
+            taken = set(turn.queued)
+            self._queue = [queued for queued in self._queue if queued not in taken]
         self._running = True
         works = [(queued.session.shard, queued.portion(tokens)) for queued, tokens in batch]
-        short = all(queued.waiting.is_short for queued, _ in batch)
         run = self._executor.run_here if here else self._executor.submit
-        run(lambda: run_batch(works), self._finish(batch, short, now_s))
+        run(lambda: run_batch(works), self._finish(turn))
 
     def _choose(self, waiting: Sequence[Waiting], now_s: float, budget: int) -> list[Portion]:
         if not self._together:
@@ -248,30 +249,28 @@ class Worker:
         groups = self._groups(here, len(self._absences.expected(now_s)))
         return choose_batch(waiting, now_s, budget, groups.most)
 
-    def _finish(self, batch: Sequence[tuple[Queued, int]], short: bool, started_s: float) -> Done:
+    def _finish(self, turn: Turn) -> Done:
         def done(results: Any, error: BaseException | None) -> None:
             self._running = False
             now = self._idle_since_s = self._clock()
-            decoded = [queued.session.id for queued, _ in batch if queued.waiting.is_short]
-            begun = [queued.session.id for queued, _ in batch if queued.waiting.is_brief]
-            found: list[object] = [error] * len(batch) if error is not None else results
+            found: list[object] = [error] * len(turn.queued) if error is not None else results
             if any(isinstance(result, Applied) and result.computed_tokens for result in found):
-                self._share.ran(
-                    sum(tokens for _, tokens in batch), decoded, short, now - started_s, now, begun
-                )
-            ended = [queued for queued, _ in batch]
-            left = [q for q, result in zip(ended, found, strict=True) if not q.take(result, started_s, now)]
-            if not (self._queue or left):  # else the device goes on first
-                _settle(ended)
-            self._requeue(left)
-            for queued in ended:
+                took_s = now - turn.started_s
+                self._share.ran(turn.tokens, turn.decoded, turn.is_short, took_s, now, turn.begun)
+            left = turn.end(found, now)
+            goes_on = bool(self._queue or left)
+            if not goes_on:  # else the device goes on first
+                turn.settle()
+            for queued in turn.queued:
                 self._absences.left(queued.session.id, now)
                 if queued.session.closed:
                     self._forget_habits(queued.session)
-            self._start_or_wait()
-            _settle(ended)
-            if len(ended) == 1 and short:
-                self._look_ahead(ended[0])
+            if goes_on:
+                self._requeue(left)
+                self._start_or_wait()
+                turn.settle()
+            elif len(turn.queued) == 1 and turn.is_short:
+                self._look_ahead(turn.queued[0])
 
         return done
 
@@ -291,11 +290,6 @@ class Worker:
             if queued.session.closed:
                 queued.end(None, SessionLost("the session was closed"))
         self._queue[:0] = [queued for queued in begun if not queued.session.closed]
-
-
-def _settle(ended: Sequence[Queued]) -> None:
-    for queued in ended:
-        queued.settle_if_done()
 
 
 def _log_failure(_: object, error: BaseException | None) -> None:

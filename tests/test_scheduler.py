@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,7 +123,7 @@ def test_everything_runs_in_the_end(queue: list[Waiting], budget: int) -> None:
     left, turns = list(queue), 0
     while left:
         ran = {portion.index: portion.tokens for portion in choose_batch(left, 10.0, budget)}
-        rest = [replace(work, tokens=work.tokens - ran.get(index, 0)) for index, work in enumerate(left)]
+        rest = [work._replace(tokens=work.tokens - ran.get(index, 0)) for index, work in enumerate(left)]
         left = [work for work in rest if work.tokens]
         turns += 1
     assert turns <= sum(-(-work.tokens // LEAST_PORTION) for work in queue)
@@ -144,7 +142,7 @@ def test_prefills_fill_the_rest_of_the_budget_in_the_order_of_arrival() -> None:
 
 @given(queue=queues, now_s=st.floats(0, 6), budget=st.integers(LEAST_PORTION, 100))
 def test_divisible_prefills_stay_within_the_budget(queue: list[Waiting], now_s: float, budget: int) -> None:
-    queue = [replace(work, divisible=True) for work in queue]
+    queue = [work._replace(divisible=True) for work in queue]
     portions = choose_batch(queue, now_s, budget)
     long = [portion for portion in portions if not queue[portion.index].is_short]
     assert sum(portion.tokens for portion in long) <= budget

@@ -134,7 +134,7 @@ def test_a_name_may_stand_once() -> None:
 def test_only_allowed_names_are_taken() -> None:
     carry = TensorMeta(name="carry.3", dtype="float32", shape=[1, 4])
     assert list(unpack([META, carry], bytearray(32), ["hidden", "carry"])) == ["hidden", "carry.3"]
-    with pytest.raises(PeerIncompatible, match="unexpected tensors"):
+    with pytest.raises(PeerIncompatible, match="unexpected tensor"):
         unpack([META, carry], bytearray(32), ["hidden"])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from swarm.shards.flat_attention import Way
 from swarm.shards.flat_run import Item, can_join, run_flat
 from swarm.shards.step import StepTensors
@@ -37,6 +39,11 @@ def _apply_group(items: Sequence[Item]) -> list[Outcome]:
     way = items[0][0].shard.batching
     if way == "one by one" or (len(items) == 1 and not _gains_flat(items[0])):
         return [_apply(item) for item in items]
+    with torch.inference_mode():
+        return _apply_together(items, way)
+
+
+def _apply_together(items: Sequence[Item], way: Way) -> list[Outcome]:
     outcomes: list[Outcome | None] = [_prepare(item) for item in items]
     waiting = [index for index, outcome in enumerate(outcomes) if outcome is None]
     together = [index for index in waiting if can_join(items[index])]

@@ -25,14 +25,14 @@ def can_join(item: Item) -> bool:
 
 
 def run_flat(items: Sequence[Item], way: Way) -> list[StepTensors]:
-    """The outputs of prepared steps; all sessions run the same layers of the same shard."""
+    """The outputs of prepared steps, in torch's inference mode; all sessions run the same layers of the same shard."""
     run = items[0][0].run
     segments = [
         Segment(step.tensors.rows, step.tensors.tokens, session.cache.layers, session.mask)
         for session, step in items
     ]
     cache = FlatCache(segments, way)
-    with torch.inference_mode(), flat_attention(items[0][0].shard.attention_configs, cache):
+    with flat_attention(items[0][0].shard.attention_configs, cache):
         hidden, _ = run.forward(_join(items), cache, None)
     pieces = torch.split(hidden, cache.sizes, dim=1)
     return [

@@ -172,11 +172,13 @@ class _Trial:
         """Give each of the twins so many new tokens."""
         steps = [self._step(twins, tokens) for twins, tokens in parts]
         items = [(twins.flat, step) for (twins, _), step in zip(parts, steps, strict=True)]
-        for session, step in items:
-            session.prepare(step)
-        outputs = run_flat(items, self._way)
+        with torch.inference_mode():
+            for session, step in items:
+                session.prepare(step)
+            outputs = run_flat(items, self._way)
+            for (session, step), output in zip(items, outputs, strict=True):
+                session.commit(step, output)
         for (twins, _), step, output in zip(parts, steps, outputs, strict=True):
-            twins.flat.commit(step, output)
             expected = twins.alone.apply(step)
             self.worst = max(self.worst, deviation_of(output, expected, step.tensors))
 

@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,6 +55,22 @@ class Past:
     is_masked: bool
 
 
+class _OrLost:
+    """What is raised within leaves the session lost."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: ShardSession) -> None:
+        self._session = session
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        if kind is not None:
+            self._session.lose()
+
+
 class ShardSession:
     """The state of one sequence batch on layers `span` of a shard."""
 
@@ -87,15 +101,16 @@ class ShardSession:
             RequestError: if the step does not fit the session; the session stays as it was.
             SessionLost: if an earlier step failed half-way, so that the cache cannot be trusted.
         """
-        kept = self.prepare(step)
-        if kept is not None:
-            return kept
-        return self.commit(step, self.compute(step))
+        with torch.inference_mode():
+            kept = self.prepare(step)
+            if kept is not None:
+                return kept
+            return self.commit(step, self.compute(step))
 
     def compute(self, step: Step) -> StepTensors:
         """The middle of `apply`: run a prepared step."""
         is_foreseen, foreseen, self._foreseen = self.foresees(step), self._foreseen, None
-        with self._or_lost():
+        with _OrLost(self):
             if foreseen is not None and is_foreseen:
                 return self.run.run_foreseen(foreseen, step.tensors)
             return self.run(step.tensors, self.cache, self.mask)
@@ -117,7 +132,7 @@ class ShardSession:
         `recording` may run in place of the layers.
         """
         if self.rows == 1 and self.mask is None and not self._lost:
-            with self._or_lost():
+            with torch.inference_mode(), _OrLost(self):
                 if recording is None and self.gains_flat:
                     self._foreseen = prepare_flat(self)
                     return
@@ -130,6 +145,7 @@ class ShardSession:
         """The first half of `apply`: the kept outputs if `step` is repeated and nothing has to run.
 
         Otherwise cache and mask become what the run needs; `compute` (or a batch) and `commit`, or `lose` must follow.
+        All of them need torch's inference mode.
 
         Raises:
             RequestError, SessionLost: as `apply`.
@@ -139,7 +155,7 @@ class ShardSession:
         if step.number == self.last_step and step.start < self.length:
             return self._again(step)
         self._check(step)
-        with self._or_lost():
+        with _OrLost(self):
             if step.start < self.length:
                 self._roll_back(step.start)
             else:
@@ -152,7 +168,7 @@ class ShardSession:
     def commit(self, step: Step, output: StepTensors) -> StepTensors:
         """The last half of `apply`: the prepared step has run, and `output` is what came out."""
         count = step.tensors.tokens
-        with self._or_lost():
+        with _OrLost(self):
             self.kept.append(output)
         self.cache.seen += count
         self.counters.tokens += count
@@ -174,7 +190,7 @@ class ShardSession:
         assert self.length == 0
         assert self.span == other.span
         assert 0 < length <= other.length
-        with self._or_lost():
+        with torch.inference_mode(), _OrLost(self):
             self.cache.copy_from(other.cache, length)
             self.kept.append(other.kept.slice(0, length))
         self.rows = other.rows
@@ -196,15 +212,6 @@ class ShardSession:
     def lose(self) -> None:
         """A prepared step failed half-way: the cache cannot be trusted any more."""
         self._lost = True
-
-    @contextmanager
-    def _or_lost(self) -> Iterator[None]:
-        try:
-            with torch.inference_mode():
-                yield
-        except BaseException:
-            self.lose()
-            raise
 
     def _again(self, step: Step) -> StepTensors:
         end = step.start + step.tensors.tokens

@@ -155,6 +155,8 @@ class SpanRun:
         self, tensors: StepTensors, hidden: Tensor, carry: tuple[Tensor | None, ...] = ()
     ) -> StepTensors:
         """The input `tensors` as they are at the boundary after the span."""
+        if not carry and tensors.is_bare:
+            return StepTensors(hidden)
         per_layer = tensors.per_layer
         if per_layer is not None:
             per_layer = per_layer[:, :, len(self.span) :] if self.span.end < self._model_layers else None

@@ -45,8 +45,18 @@ class StepTensors:
     def tokens(self) -> int:
         return self.hidden.shape[1]
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is nothing but the hidden state, as in the usual step."""
+        return (
+            self.mask is self.positions is self.token_ids is self.embeds is self.per_layer is None
+            and not self.carry
+        )
+
     def named(self) -> dict[str, Tensor]:
         """The tensors that are present, by name; carried values as `carry.0`, `carry.1`, ..."""
+        if self.is_bare:
+            return {"hidden": self.hidden}
         found = {name: getattr(self, name) for name in _PLAIN}
         for i, value in enumerate(self.carry):
             found[f"carry.{i}"] = value
@@ -61,6 +71,8 @@ class StepTensors:
     @classmethod
     def from_named(cls, tensors: dict[str, Tensor]) -> StepTensors:
         """The reverse of `named`; names are expected to be checked already."""
+        if len(tensors) == 1:
+            return cls(tensors["hidden"])
         plain = {name: value for name, value in tensors.items() if not name.startswith("carry.")}
         indices = [int(name.removeprefix("carry.")) for name in tensors if name.startswith("carry.")]
         carry = tuple(tensors.get(f"carry.{i}") for i in range(max(indices, default=-1) + 1))

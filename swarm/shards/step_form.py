@@ -26,6 +26,16 @@ class StepForm:
     traits: ModelTraits
     call: LayerCall
 
+    @property
+    def takes_bare(self) -> bool:
+        """Whether a hidden state alone is a step of this model."""
+        traits = self.traits
+        return not (traits.needs_token_ids or traits.needs_embeds or traits.per_layer_width)
+
+    def is_hidden(self, hidden: Tensor) -> bool:
+        """Whether this is a hidden state between layers."""
+        return hidden.shape[2:] == self.boundary and hidden.dim() > 2 and hidden.is_floating_point()
+
     def shapes(self, tensors: StepTensors, layers_ahead: int) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor that may be there; -1 stands for any size."""
         rows, count = tensors.hidden.shape[:2] if tensors.hidden.dim() >= 2 else (-1, -1)
@@ -53,6 +63,8 @@ def check_tensors(tensors: StepTensors, form: StepForm, *, layers_ahead: int) ->
     Raises:
         RequestError: naming the tensor and what was expected.
     """
+    if tensors.is_bare and form.takes_bare and form.is_hidden(tensors.hidden):
+        return
     expected = form.shapes(tensors, layers_ahead)
     named = tensors.named()
     for name in expected:

@@ -114,6 +114,11 @@ class FrameDecoder:
         """
         frames: list[Frame] = []
         rest = memoryview(data)
+        if not self._end and self._bulk is None:  # the usual record is one whole frame
+            frame, size = self._whole(rest)
+            if frame is not None:
+                frames.append(frame)
+                rest = rest[size:]
         while rest.nbytes:
             room = self.buffer()
             count = min(room.nbytes, rest.nbytes)
@@ -149,23 +154,27 @@ class FrameDecoder:
 
     def _next_small(self) -> Frame | None:
         """The next frame that lies complete in the scratch buffer; starts a bulk payload where one begins."""
-        available = self._end - self._begin
-        if available < _LENGTHS.size or self._bulk is not None:
+        left = self._view[self._begin : self._end]
+        if left.nbytes < _LENGTHS.size or self._bulk is not None:
             return None
-        header_bytes, payload_bytes = _LENGTHS.unpack_from(self._scratch, self._begin)
+        frame, size = self._whole(left)
+        self._begin += size
+        if frame is None:
+            self._start_bulk(left)
+        return frame
+
+    def _whole(self, view: memoryview) -> tuple[Frame | None, int]:
+        """The frame with which `view` begins, if it is all there, and how many bytes it has."""
+        if view.nbytes < _LENGTHS.size:
+            return None, 0
+        header_bytes, payload_bytes = _LENGTHS.unpack_from(view)
         self._check_lengths(header_bytes, payload_bytes)
-        head_bytes = _LENGTHS.size + header_bytes
-        whole = head_bytes + payload_bytes <= available
-        if not whole and (available < head_bytes or head_bytes + payload_bytes <= _SCRATCH_BYTES):
-            return None
-        start = self._begin + _LENGTHS.size
-        message = decode_header(self._view[start : start + header_bytes], payload_bytes)
-        body = start + header_bytes
-        if whole:
-            self._begin = body + payload_bytes
-            return Frame(message, memoryview(bytearray(self._view[body : self._begin])))
-        self._start_bulk(message, payload_bytes, self._view[body : self._end])
-        return None
+        body = _LENGTHS.size + header_bytes
+        end = body + payload_bytes
+        if end > view.nbytes:
+            return None, 0
+        message = decode_header(view[_LENGTHS.size : body], payload_bytes)
+        return Frame(message, memoryview(bytearray(view[body:end]))), end
 
     def _check_lengths(self, header_bytes: int, payload_bytes: int) -> None:
         if not 0 < header_bytes <= MAX_HEADER_BYTES:
@@ -175,11 +184,17 @@ class FrameDecoder:
                 f"malformed frame: a payload of {payload_bytes} bytes is over the limit of {self._max_payload_bytes}"
             )
 
-    def _start_bulk(self, message: Message, payload_bytes: int, first: memoryview) -> None:
+    def _start_bulk(self, view: memoryview) -> None:
+        """Give the payload of the frame with which `view` begins a buffer, if its header is there and it needs one."""
+        header_bytes, payload_bytes = _LENGTHS.unpack_from(view)
+        body = _LENGTHS.size + header_bytes
+        if body > view.nbytes or body + payload_bytes <= _SCRATCH_BYTES:
+            return
+        self._bulk_message = decode_header(view[_LENGTHS.size : body], payload_bytes)
+        first = view[body:]
         self._bulk = memoryview(bytearray(payload_bytes))
         self._bulk[: first.nbytes] = first
         self._bulk_filled = first.nbytes
-        self._bulk_message = message
         self._begin = self._end
 
     def _make_room(self) -> None:

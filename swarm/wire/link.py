@@ -30,7 +30,7 @@ from swarm.wire.control_messages import Done, Failed, Request
 from swarm.wire.failures import failed_of
 from swarm.wire.frame_queue import FrameQueue
 from swarm.wire.frames import MAX_PAYLOAD_BYTES, Buffer, Frame, encode_head
-from swarm.wire.message import Message
+from swarm.wire.message import Message, TensorMessage
 from swarm.wire.messages import Hello, Ping, Pong
 from swarm.wire.pending import PendingRequests
 from swarm.wire.pulse import Pulse
@@ -173,12 +173,13 @@ class Link:
         Raises:
             PeerUnreachable, RequestError: as `send`.
         """
-        before, began_s = self.traffic.sent, perf_counter()
+        stream, began_s = self._stream, perf_counter()
+        before = stream.traffic.sent
         try:
-            sent = self._stream.try_send(message, payload)
+            sent = stream.try_send(message, payload)
         except ConnectionResetError as exc:
             raise self._gone() from exc
-        self._pulse.has_sent(self.traffic.sent - before, began_s)
+        self._pulse.has_sent(stream.traffic.sent - before, began_s)
         return sent
 
     async def request(self, message: Request, timeout_s: float) -> Done:
@@ -224,6 +225,8 @@ class Link:
         message = frame.message
         if self._state is not LinkState.OPEN:
             self._on_greeting(message)
+        elif isinstance(message, TensorMessage):
+            self._queue.put(frame)
         elif isinstance(message, Ping):
             self._pulse.answer(message)
         elif isinstance(message, Pong):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 from swarm.core.errors import PeerIncompatible
 from swarm.wire.frames import PIECE_BYTES, Buffer, Frame, FrameDecoder, encode_head
@@ -20,6 +20,7 @@ from swarm.wire.traffic import Traffic
 _ONE_WRITE_BYTES = 256 << 10
 _HIGH_WATER_BYTES = 1 << 20
 _MAX_WAITING = 64
+Came = TypeVar("Came")
 _ENDED = "the other end closed the stream, or the connection was lost"
 
 
@@ -66,7 +67,7 @@ class FrameStream(asyncio.BufferedProtocol):
         reader.feed_eof()
         early = await reader.read()
         self.traffic.received += len(early)
-        self._received(lambda: self._decoder.feed(early))
+        self._received(self._decoder.feed, early)
         if ended or transport.is_closing():
             self.close(_ENDED)
         elif self._reading:
@@ -81,7 +82,7 @@ class FrameStream(asyncio.BufferedProtocol):
     def received(self, data: bytes) -> None:
         """The content of a record."""
         self.traffic.received += len(data)
-        self._received(lambda: self._decoder.feed(data))
+        self._received(self._decoder.feed, data)
 
     def malformed(self, reason: str) -> None:
         """What came is no record."""
@@ -125,7 +126,7 @@ class FrameStream(asyncio.BufferedProtocol):
         return self._writable.is_set() and self._try_write(message, payload)
 
     def _try_write(self, message: Message, payload: Sequence[Buffer]) -> bool:
-        size = sum(memoryview(part).nbytes for part in payload)
+        size = sum([memoryview(part).nbytes for part in payload])
         if size > _ONE_WRITE_BYTES or self._bulk_lock.locked():
             return False
         self._write(b"".join((encode_head(message, size, self._max_payload_bytes), *payload)))
@@ -204,7 +205,7 @@ class FrameStream(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.traffic.received += nbytes
-        self._received(lambda: self._decoder.filled(nbytes))
+        self._received(self._decoder.filled, nbytes)
 
     def eof_received(self) -> bool:
         self.close(_ENDED)
@@ -220,10 +221,10 @@ class FrameStream(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._writable.set()
 
-    def _received(self, take: Callable[[], list[Frame]]) -> None:
+    def _received(self, take: Callable[[Came], list[Frame]], came: Came) -> None:
         self.last_read_s = self._loop.time()
         try:
-            frames = take()
+            frames = take(came)
         except PeerIncompatible as exc:
             self.close(str(exc))
             return

@@ -86,16 +86,22 @@ def unpack(
             are coded otherwise than agreed.
     """
     view = memoryview(payload)
-    _check(metas, view.nbytes, allowed)
-    _check_coding(metas, coding)
-    tensors, offset = {}, 0
+    tensors: dict[str, torch.Tensor] = {}
+    announced = tensors_nbytes(metas)
+    if announced != view.nbytes:
+        raise PeerIncompatible(
+            f"malformed message: tensors of {announced} bytes in a payload of {view.nbytes}"
+        )
+    offset = 0
     for meta in metas:
-        size = tensor_nbytes(meta)
-        part = view[offset : offset + size]
+        _check_name(meta.name, tensors, allowed)
+        if meta.coding is not None or coding is not None:
+            _check_coding(meta, coding)
+        part = view if len(metas) == 1 else view[offset : offset + tensor_nbytes(meta)]
         if offset % ITEM_BYTES[meta.dtype]:
             part = memoryview(bytearray(part))  # torch wants aligned memory
         tensors[meta.name] = _plain(meta, part) if meta.coding is None else _decoded(meta, part)
-        offset += size
+        offset += part.nbytes
     return tensors
 
 
@@ -120,28 +126,16 @@ def _decoded(meta: TensorMeta, part: memoryview) -> torch.Tensor:
     )
 
 
-def _check_coding(metas: Sequence[TensorMeta], agreed: Coding | None) -> None:
-    for meta in metas:
-        wanted = _used(agreed, meta.dtype, len(meta.shape))
-        if meta.coding != wanted:
-            raise PeerIncompatible(
-                f"{meta.name} came as {meta.coding or meta.dtype}, agreed was {wanted or meta.dtype}"
-            )
-
-
-def _check(metas: Sequence[TensorMeta], payload_bytes: int, allowed: Collection[str] | None) -> None:
-    names = [meta.name for meta in metas]
-    if len(set(names)) != len(names):
-        raise PeerIncompatible(f"malformed message: repeated tensor names in {names}")
-    unknown = [
-        name
-        for name in names
-        if allowed is not None and name.partition(".")[0] not in allowed and name not in allowed
-    ]
-    if unknown:
-        raise PeerIncompatible(f"malformed message: unexpected tensors {unknown}")
-    announced = tensors_nbytes(metas)
-    if announced != payload_bytes:
+def _check_coding(meta: TensorMeta, agreed: Coding | None) -> None:
+    wanted = _used(agreed, meta.dtype, len(meta.shape))
+    if meta.coding != wanted:
         raise PeerIncompatible(
-            f"malformed message: tensors of {announced} bytes in a payload of {payload_bytes}"
+            f"{meta.name} came as {meta.coding or meta.dtype}, agreed was {wanted or meta.dtype}"
         )
+
+
+def _check_name(name: str, earlier: Collection[str], allowed: Collection[str] | None) -> None:
+    if name in earlier:
+        raise PeerIncompatible(f"malformed message: repeated tensor name {name!r}")
+    if allowed is not None and name not in allowed and name.partition(".")[0] not in allowed:
+        raise PeerIncompatible(f"malformed message: unexpected tensor {name!r}")
