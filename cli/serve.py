@@ -19,6 +19,7 @@ from swarm.cli.serve_settings import ServeSettings
 from swarm.cli.user_folders import cache_folder
 from swarm.core.config import PeerConfig
 from swarm.core.lasting import lasting
+from swarm.core.late_imports import late_imports
 
 if TYPE_CHECKING:
     from swarm.peer.ready import ReadyInfo
@@ -39,7 +40,7 @@ def serve(settings: ServeSettings) -> None:
         if sys.stderr.isatty():  # in a log or a script, errors and decisions alone stand on stderr
             typer.echo(f"Loading {config.model.name} ...", err=True)
         os.environ.setdefault(_HUGE_PAGES, "1")
-        with lasting("torch"):
+        with lasting("torch"), late_imports():
             from swarm.peer.server import serve as serve_peer  # imports torch and transformers: seconds
 
         run_async(serve_peer(config, on_ready=_announcer(config)))

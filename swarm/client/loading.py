@@ -16,7 +16,6 @@ from swarm.client.speculation import Speculation
 from swarm.core.config import ClientConfig, Precision
 from swarm.core.errors import ConfigError, PeerIncompatible
 from swarm.shards.causal import load_client_model
-from swarm.shards.checkpoint_index import CheckpointIndex
 from swarm.shards.remote_layers import RemoteLayers
 from swarm.shards.source import ModelSource
 
@@ -33,7 +32,7 @@ class LoadOptions:
     config: ClientConfig
 
 
-def load(index: CheckpointIndex, entrance: Entrance, options: LoadOptions, mixin: type) -> PreTrainedModel:
+def load(source: ModelSource, entrance: Entrance, options: LoadOptions, mixin: type) -> PreTrainedModel:
     """The model over the network that `entrance` leads to; closing the network is up to the caller if this fails.
 
     Raises:
@@ -42,7 +41,6 @@ def load(index: CheckpointIndex, entrance: Entrance, options: LoadOptions, mixin
         NodeError: if the swarm cannot be reached.
         SwarmUnavailable: if no peer serves this checkpoint.
     """
-    source = ModelSource(index.name, index.files)
     network = Network(entrance, options.config, source.n_layers, source.inseparable)
     dtype = _choose_dtype(source, options.dtype, network)
     loaded = load_client_model(source, network, dtype=dtype, device=options.device, mixin=mixin)

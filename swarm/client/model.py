@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from swarm.client.entrance import Entrance, WantedModel
 from swarm.core.config import ClientConfig, ModelConfig
 from swarm.core.lasting import lasting
+from swarm.core.late_imports import late_imports
 from swarm.shards.checkpoint_index import CheckpointIndex
 
 if TYPE_CHECKING:
@@ -89,9 +90,12 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
         addresses = (peers,) if isinstance(peers, str) else tuple(peers)
         entrance = Entrance(WantedModel(index.uid, index.short_name), addresses, config)
         try:
-            with lasting("torch"):
+            with lasting("torch"), late_imports():
                 from swarm.client.loading import LoadOptions, load
-            loaded = load(index, entrance, LoadOptions(dtype, device, config), mixin=cls)
+                from swarm.shards.source import ModelSource
+
+                source = ModelSource(index.name, index.files)  # imports the classes of the model
+            loaded = load(source, entrance, LoadOptions(dtype, device, config), mixin=cls)
         except BaseException:
             entrance.close()
             raise

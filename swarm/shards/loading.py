@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from swarm.core.errors import ModelError
 from swarm.shards.checkpoint import LazyTensors, needed_keys, renamed_keys, weight_bytes
+from swarm.shards.meta_build import NativeMeta
 from swarm.shards.out_of_memory import is_out_of_memory
 from swarm.shards.source import ModelSource
 from swarm.shards.truncate import lost_ties, meta_model
@@ -54,7 +55,7 @@ def load_weights(
     if device.type != "cpu":
         options["device_map"] = {"": device}
     try:
-        with quiet_transformers():
+        with quiet_transformers(), NativeMeta():
             build: Any = cls.from_pretrained
             model, info = build(None, config=probe.config, **options)
     except (MemoryError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as exc:

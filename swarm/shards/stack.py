@@ -18,6 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from swarm.core.errors import ModelError
+from swarm.core.late_imports import late_imports
 from swarm.core.span import Span
 
 
@@ -53,7 +54,8 @@ def causal_class(config: PretrainedConfig) -> tuple[type[PreTrainedModel], Pretr
         )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(f"transformers has no causal language model class for model type {kind!r}")
-    cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    with late_imports():
+        cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     text = getattr(config, "text_config", None)
     if cls.config_class is not type(config) and isinstance(text, cls.config_class):
         config = text_config(config)

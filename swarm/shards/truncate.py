@@ -6,12 +6,12 @@ import copy
 import itertools
 from typing import Any, cast
 
-import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from swarm.core.errors import ModelError
 from swarm.core.span import Span
+from swarm.shards.meta_build import on_meta, strip
 from swarm.shards.stack import (
     find_stack,
     modules_along,
@@ -25,8 +25,10 @@ from swarm.shards.stubs import SkippedModule, ZeroEmbedding
 
 def meta_model(cls: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
     """The model without any weights: only names, shapes and code."""
-    with torch.device("meta"):
-        return cls(copy.deepcopy(config))
+    with on_meta():
+        model = cls(copy.deepcopy(config))
+    strip(model)
+    return model
 
 
 def truncated_class(
