@@ -69,7 +69,8 @@ class Stepping:
         except SwarmError as error:
             self._tally.failures[kind_of(error)] += 1
             return tell_client(link, failed(message.session, message.number, error))
-        if not session.inside.try_acquire(decoded_nbytes(message.tensors)):
+        nbytes = decoded_nbytes(message.tensors) if session.coding else payload.nbytes
+        if not session.inside.try_acquire(nbytes):
             return self._wait_for_room(session, message, tensors, link)
         self._queue(session, message, tensors)
         return None

@@ -68,6 +68,6 @@ class Tally:
         self.computed_tokens += computed_tokens
 
     def turn(self, sessions: int, tokens: int) -> None:
-        """The device begins with a batch."""
+        """The device has run a batch."""
         self.batch_sessions.add(sessions)
         self.batch_tokens.add(tokens)

@@ -113,7 +113,8 @@ class Worker:
     @property
     def _is_quick(self) -> bool:
         """Whether a decode step takes hardly longer than the way to the device's thread and back."""
-        return self.decode_s is not None and self.decode_s < QUICK_S
+        decode_s = self._share.decode_s
+        return decode_s is not None and decode_s < QUICK_S
 
     @property
     def queue_s(self) -> float:
@@ -126,8 +127,8 @@ class Worker:
 
         def done(result: object, error: BaseException | None, queue_s: float, compute_s: float) -> None:
             if isinstance(result, Applied):
-                self._tally.ran(queue_s, compute_s, result.computed_tokens)
                 self._deliver(Finished(session, message, result.output, None, queue_s, compute_s))
+                self._tally.ran(queue_s, compute_s, result.computed_tokens)
             else:
                 assert error is not None
                 self._deliver(Finished(session, message, None, error_of_layers(error), queue_s, compute_s))
@@ -229,7 +230,6 @@ class Worker:
 
     def _run(self, batch: Sequence[tuple[Queued, int]], now_s: float, *, here: bool = False) -> None:
         turn = Turn([queued for queued, _ in batch], sum([tokens for _, tokens in batch]), now_s)
-        self._tally.turn(len(batch), turn.tokens)
         if len(batch) == len(self._queue):
             self._queue = []
         else:
@@ -254,13 +254,14 @@ class Worker:
             self._running = False
             now = self._idle_since_s = self._clock()
             found: list[object] = [error] * len(turn.queued) if error is not None else results
-            if any(isinstance(result, Applied) and result.computed_tokens for result in found):
-                took_s = now - turn.started_s
-                self._share.ran(turn.tokens, turn.decoded, turn.is_short, took_s, now, turn.begun)
             left = turn.end(found, now)
             goes_on = bool(self._queue or left)
             if not goes_on:  # else the device goes on first
                 turn.settle()
+            self._tally.turn(len(turn.queued), turn.tokens)
+            if any(isinstance(result, Applied) and result.computed_tokens for result in found):
+                took_s = now - turn.started_s
+                self._share.ran(turn.tokens, turn.decoded, turn.is_short, took_s, now, turn.begun)
             for queued in turn.queued:
                 self._absences.left(queued.session.id, now)
                 if queued.session.closed:

@@ -20,8 +20,8 @@ def apply_batch(items: Sequence[Item]) -> list[Outcome]:
     Steps through the same layers run in one forward where the shard's `batching` allows it. A step that is refused
     drops out alone; a forward that fails is the failure of every session that was in it, and of no other.
     """
-    if len(items) == 1:
-        return _apply_group(items)
+    if len(items) == 1 and not _gains_flat(items[0]):
+        return [_apply(items[0])]
     assert len({id(session) for session, _ in items}) == len(items), "one step per session"
     outcomes: list[Outcome | None] = [None] * len(items)
     groups: dict[tuple[int, int, int], list[int]] = {}
@@ -58,7 +58,7 @@ def _apply_together(items: Sequence[Item], way: Way) -> list[Outcome]:
 def _gains_flat(item: Item) -> bool:
     """Whether one step alone runs faster as a batch: it has a long past, and nothing was prepared for it."""
     session, step = item
-    is_one = step.tensors.rows == step.tensors.tokens == 1
+    is_one = step.tensors.hidden.shape[:2] == (1, 1)
     return is_one and session.gains_flat and can_join(item) and not session.foresees(step)
 
 

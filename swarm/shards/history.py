@@ -49,7 +49,8 @@ class History:
             self._rows = tensors.rows
         if tensors.rows != self._rows:
             raise RequestError(f"the session has {self._rows} rows, the step brings {tensors.rows}")
-        self._add_missing(named, start, end)
+        if named.keys() != self._room.keys():
+            self._add_missing(named, start, end)
         for name, value in named.items():
             room = self._room.get(name)
             if room is None or room.shape[1] < end:

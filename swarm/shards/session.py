@@ -55,22 +55,6 @@ class Past:
     is_masked: bool
 
 
-class _OrLost:
-    """What is raised within leaves the session lost."""
-
-    __slots__ = ("_session",)
-
-    def __init__(self, session: ShardSession) -> None:
-        self._session = session
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
-        if kind is not None:
-            self._session.lose()
-
-
 class ShardSession:
     """The state of one sequence batch on layers `span` of a shard."""
 
@@ -110,10 +94,13 @@ class ShardSession:
     def compute(self, step: Step) -> StepTensors:
         """The middle of `apply`: run a prepared step."""
         is_foreseen, foreseen, self._foreseen = self.foresees(step), self._foreseen, None
-        with _OrLost(self):
+        try:
             if foreseen is not None and is_foreseen:
                 return self.run.run_foreseen(foreseen, step.tensors)
             return self.run(step.tensors, self.cache, self.mask)
+        except BaseException:
+            self.lose()
+            raise
 
     @property
     def gains_flat(self) -> bool:
@@ -131,15 +118,22 @@ class ShardSession:
 
         `recording` may run in place of the layers.
         """
-        if self.rows == 1 and self.mask is None and not self._lost:
-            with torch.inference_mode(), _OrLost(self):
-                if recording is None and self.gains_flat:
-                    self._foreseen = prepare_flat(self)
-                    return
-                prepared = self.run.note_next(self.length, self.cache)
-                self._foreseen = prepared
-                if recording is not None:
-                    self._foreseen = rehearse(prepared, self.span, self.cache, recording)
+        if self.rows != 1 or self.mask is not None or self._lost:
+            return
+        try:
+            with torch.inference_mode():
+                self._foreseen = self._prepared(recording)
+        except BaseException:
+            self.lose()
+            raise
+
+    def _prepared(self, recording: Recording | None) -> Foreseen:
+        if recording is None and self.gains_flat:
+            return prepare_flat(self)
+        prepared = self.run.note_next(self.length, self.cache)
+        if recording is None:
+            return prepared
+        return rehearse(prepared, self.span, self.cache, recording)
 
     def prepare(self, step: Step) -> StepTensors | None:
         """The first half of `apply`: the kept outputs if `step` is repeated and nothing has to run.
@@ -155,7 +149,7 @@ class ShardSession:
         if step.number == self.last_step and step.start < self.length:
             return self._again(step)
         self._check(step)
-        with _OrLost(self):
+        try:
             if step.start < self.length:
                 self._roll_back(step.start)
             else:
@@ -163,17 +157,23 @@ class ShardSession:
             if step.select_rows is not None and self.length:
                 self._select(step.select_rows)
             self._extend_mask(step.tensors)
+        except BaseException:
+            self.lose()
+            raise
         return None
 
     def commit(self, step: Step, output: StepTensors) -> StepTensors:
         """The last half of `apply`: the prepared step has run, and `output` is what came out."""
-        count = step.tensors.tokens
-        with _OrLost(self):
+        rows, count = step.tensors.hidden.shape[:2]
+        try:
             self.kept.append(output)
+        except BaseException:
+            self.lose()
+            raise
         self.cache.seen += count
         self.counters.tokens += count
         self.counters.steps += 1
-        self.rows = step.tensors.rows
+        self.rows = rows
         self.length += count
         self.last_step = step.number
         return output
@@ -190,9 +190,13 @@ class ShardSession:
         assert self.length == 0
         assert self.span == other.span
         assert 0 < length <= other.length
-        with torch.inference_mode(), _OrLost(self):
-            self.cache.copy_from(other.cache, length)
-            self.kept.append(other.kept.slice(0, length))
+        try:
+            with torch.inference_mode():
+                self.cache.copy_from(other.cache, length)
+                self.kept.append(other.kept.slice(0, length))
+        except BaseException:
+            self.lose()
+            raise
         self.rows = other.rows
         self.length = length
 

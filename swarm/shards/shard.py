@@ -72,6 +72,7 @@ class Shard(nn.Module):
         layers = cast(nn.ModuleList, getattr(stack, attribute))
         self._indices = {i: _cache_indices(layers[i], i) for i in range(span.start, span.end)}
         self.window = LayerWindow(layers)
+        self._model_layers = len(layers)
         setattr(stack, attribute, self.window)
         self.stack = stack
         self._like = torch.empty(0, dtype=dtype, device=device)
@@ -169,7 +170,7 @@ class Shard(nn.Module):
         Raises:
             RequestError: naming the tensor and what was expected.
         """
-        check_tensors(tensors, self.form, layers_ahead=len(self.window) - span.start)
+        check_tensors(tensors, self.form, layers_ahead=self._model_layers - span.start)
 
     @cached_property
     def batching(self) -> Batching:
@@ -213,7 +214,7 @@ class Shard(nn.Module):
 
     def _zeros(self, span: Span, rows: int, tokens: int, boundary: tuple[int, ...]) -> StepTensors:
         width = self.traits.per_layer_width
-        ahead = len(self.window) - span.start
+        ahead = self._model_layers - span.start
         embeds = torch.zeros(rows, tokens, self.hidden_size, dtype=self.dtype)
         return StepTensors(
             hidden=torch.zeros(rows, tokens, *boundary, dtype=self.dtype),

@@ -21,7 +21,7 @@ from swarm.core.errors import PeerIncompatible, RequestError
 from swarm.wire.message import Message, TensorMessage
 from swarm.wire.messages import AnyMessage
 from swarm.wire.strange_text import one_line
-from swarm.wire.tensor_size import both_nbytes
+from swarm.wire.tensor_size import MOST_TIMES_CODED, both_nbytes
 
 MAX_HEADER_BYTES = 64 << 10
 MAX_PAYLOAD_BYTES = 256 << 20
@@ -55,7 +55,8 @@ def encode_head(message: Message, payload_bytes: int, max_payload_bytes: int = M
         raise RequestError(f"a message header of {len(header)} bytes is over the limit of {MAX_HEADER_BYTES}")
     most_bytes = payload_bytes
     if isinstance(message, TensorMessage):
-        most_bytes = max(payload_bytes, both_nbytes(message.tensors)[1])
+        if payload_bytes * MOST_TIMES_CODED > max_payload_bytes:
+            most_bytes = max(payload_bytes, both_nbytes(message.tensors)[1])
     else:
         _read_back(message, header)
     if most_bytes > max_payload_bytes:

@@ -10,6 +10,7 @@ from swarm.wire.message import DType, TensorMeta
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "bool": 1}
 BLOCK_VALUES = 64
 SCALE_BYTES = 4
+MOST_TIMES_CODED = 4  # no coded tensor takes more memory than so many times its payload
 
 
 def tensor_nbytes(meta: TensorMeta) -> int:
