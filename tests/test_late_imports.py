@@ -31,6 +31,8 @@ def careful(error):
     except ValueError:
         return 'wrong'
 """,
+    "visitor.py": "import well_house\ndef look(): return well_house.depth\n",
+    "../well_house.py": "depth = 7\n",
     "other.py": "from farm.well import draw\ndef water(litres): return draw(litres)\n",
     "heir.py": "from farm.well import Bucket\nclass Pail(Bucket): pass\ndef f(x: Bucket | None, y: 'int' = 0): pass\n",
 }
@@ -44,10 +46,11 @@ def farm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(late, "LATE", {("farm.user", "farm.well"), ("farm.heir", "farm.well")})
+    pairs = {("farm.user", "farm.well"), ("farm.heir", "farm.well"), ("farm.visitor", "well_house")}
+    monkeypatch.setattr(late, "LATE", pairs)
     monkeypatch.setattr(late, "_EXCEPTIONS", {"Dry"})
     yield
-    for name in [name for name in sys.modules if name.partition(".")[0] == "farm"]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("farm", "well_house")]:
         del sys.modules[name]
 
 
@@ -70,6 +73,13 @@ def test_whoever_imports_its_home_puts_it_into_place(farm: None) -> None:
     assert (user.draw, user.Bucket, user.Empty) == (well.draw, well.Bucket, well.Dry)
     assert user.is_bucket(well.Bucket())
     assert user.careful(well.Dry()) == "empty"
+
+
+def test_a_module_can_be_late_itself(farm: None) -> None:
+    visitor = late_module("farm.visitor")
+    assert "well_house" not in sys.modules
+    assert visitor.look() == 7
+    assert visitor.well_house is sys.modules["well_house"]
 
 
 def test_an_exception_that_nobody_can_raise_yet_is_not_caught(farm: None) -> None:
@@ -104,7 +114,7 @@ def names_outside_of_functions(tree: ast.Module) -> set[str]:
             for argument in () if annotations_wait else [*arguments.args, *arguments.kwonlyargs]:
                 walk(argument)
             return
-        if isinstance(node, ast.Name):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             found.add(node.id)
         for child in ast.iter_child_nodes(node):
             walk(child)
@@ -122,8 +132,9 @@ def test_installed_modules_use_late_names_in_functions_only(module: str, home: s
     names = {
         alias.asname or alias.name
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == home and node.col_offset <= 4
+        if isinstance(node, ast.ImportFrom | ast.Import) and node.col_offset <= 4
         for alias in node.names
+        if (node.module if isinstance(node, ast.ImportFrom) else alias.name) == home
     }
     assert names, f"{module} imports nothing of {home} any more"
     assert not names & names_outside_of_functions(tree)

@@ -114,6 +114,7 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
         """
         given = inputs if inputs is not None else options.get("input_ids", options.get("inputs_embeds"))
         rows = 1 if given is None else given.shape[0]
+        options.setdefault("synced_gpus", False)  # or transformers imports FSDP to find out
         with self.speculation.arranged(speculate, options, rows) as arguments:
             return super().generate(inputs, **arguments)
 

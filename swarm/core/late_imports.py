@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from functools import partial, wraps
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
 from threading import Lock
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 LATE = {
+    ("httpcore2._backends.trio", "trio"),
+    ("httpcore2._synchronization", "trio"),
     ("transformers.masking_utils", "torch._dynamo._trace_wrapped_higher_order_op"),
     ("transformers.distributed.fsdp", "torch.distributed._composable.fsdp"),
     ("transformers.distributed.fsdp", "torch.distributed.fsdp"),
@@ -36,7 +39,7 @@ LATE = {
     ("torch.distributed.tensor._ops._matrix_ops", "torch.fx.experimental.symbolic_shapes"),
     ("torch.distributed.tensor._ops._tensor_ops", "torch.fx.experimental.symbolic_shapes"),
 }
-"""Which modules get the names of which homes late."""
+"""Which modules get the names of which homes late, or the home itself."""
 
 _EXCEPTIONS = {"GuardOnDataDependentSymNode"}
 _COMPILER = "torch._dynamo"
@@ -44,16 +47,17 @@ _MARKS = ("assume_constant_result", "allow_in_graph")
 
 
 class LateName:
-    """Stands in the module with the globals `where` for `name` of the module `home`."""
+    """Stands in the module with the globals `where` for `name` of the module `home`; None for the home itself."""
 
-    def __init__(self, home: str, name: str, where: dict[str, Any]) -> None:
+    def __init__(self, home: str, name: str | None, where: dict[str, Any]) -> None:
         self._home = home
         self._name = name
         self._where = where
 
     def fetch(self) -> Any:
         """What it stands for, which takes its place."""
-        found = getattr(import_module(self._home), self._name)
+        module = import_module(self._home)
+        found = module if self._name is None else getattr(module, self._name)
         _replace(self, found, self._where)
         return found
 
@@ -97,7 +101,7 @@ class _LateImports:
         self._lock = Lock()
         self._users = 0
         self._compiler: dict[str, Any] = {}
-        self._promised: dict[str, list[tuple[str, object, dict[str, Any]]]] = {}
+        self._promised: dict[str, list[tuple[str | None, object, dict[str, Any]]]] = {}
         self._marked: list[tuple[str, Any]] = []
 
     # on and off -------------------------------------------------------------------------------------------------------
@@ -152,12 +156,15 @@ class _LateImports:
         fromlist: Sequence[str] = (),
         level: int = 0,
     ) -> Any:
-        is_new = bool(fromlist) and name not in sys.modules
-        if is_new and isinstance(globals, dict) and (globals.get("__name__"), name) in LATE:
-            return _Home(self, name, globals)
+        where = globals if isinstance(globals, dict) else {}
+        if (where.get("__name__"), name) in LATE and name not in sys.modules:
+            if fromlist:
+                return _Home(self, name, where)
+            if find_spec(name) is not None:
+                return self.promise(name, None, where)
         return self._real(name, globals, locals, fromlist, level)
 
-    def promise(self, home: str, name: str, where: dict[str, Any]) -> object:
+    def promise(self, home: str, name: str | None, where: dict[str, Any]) -> object:
         """What stands for the name until its home is imported."""
         # nobody can raise an exception whose module is not there, so that catching another one means the same
         stand_in = type(name, (Exception,), {}) if name in _EXCEPTIONS else LateName(home, name, where)
@@ -187,7 +194,7 @@ class _LateImports:
     def _exec(self, real: Callable[[ModuleType], None], module: ModuleType) -> None:
         real(module)
         for name, stand_in, where in self._promised.pop(module.__name__, []):
-            _replace(stand_in, getattr(module, name), where)
+            _replace(stand_in, module if name is None else getattr(module, name), where)
         if module.__name__ == _COMPILER:
             marked, self._marked = self._marked, []
             for kind, function in marked:
