@@ -15,6 +15,7 @@ import pytest
 
 from swarm.core import late_imports as late
 from swarm.core.late_imports import LATE, LateName, late_imports
+from tests.throwaway import throwaway_package
 
 FILES = {
     "__init__.py": "",
@@ -41,17 +42,12 @@ def careful(error):
 @pytest.fixture
 def farm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A package of whose modules two get their names late."""
-    for name, text in FILES.items():
-        path = tmp_path / "farm" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    monkeypatch.syspath_prepend(str(tmp_path))
     pairs = {("farm.user", "farm.well"), ("farm.heir", "farm.well"), ("farm.visitor", "well_house")}
     monkeypatch.setattr(late, "LATE", pairs)
     monkeypatch.setattr(late, "_EXCEPTIONS", {"Dry"})
-    yield
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("farm", "well_house")]:
-        del sys.modules[name]
+    with throwaway_package("farm", FILES, tmp_path, monkeypatch):
+        yield
+    sys.modules.pop("well_house", None)
 
 
 def late_module(name: str) -> Any:

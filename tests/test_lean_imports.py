@@ -14,6 +14,7 @@ import pytest
 
 from swarm.core import lean_imports
 from swarm.core.lean_imports import LeanFinder
+from tests.throwaway import throwaway_package
 
 FILES = {
     "__init__.py": """
@@ -37,17 +38,11 @@ EGGS = len(RUNS)
 @pytest.fixture
 def barn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The package above, imported without running its code."""
-    for name, text in FILES.items():
-        path = tmp_path / "barn" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(
         sys, "meta_path", [LeanFinder(frozenset({"barn", "barn.shed", "barn.sty"})), *sys.meta_path]
     )
-    yield import_module("barn")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "barn"]:
-        del sys.modules[name]
+    with throwaway_package("barn", FILES, tmp_path, monkeypatch):
+        yield import_module("barn")
 
 
 def test_modules_are_imported_without_the_code_of_their_packages(barn: Any) -> None:

@@ -11,8 +11,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from swarm.shards.shard import Shard
     from swarm.shards.span_run import SpanRun
 
+P = ParamSpec("P")
+Found = TypeVar("Found")
 _LONG_PAST = 512
 
 
@@ -53,6 +57,22 @@ class Past:
     length: int
     last_step: int
     is_masked: bool
+
+
+def _or_lost(
+    method: Callable[Concatenate[ShardSession, P], Found],
+) -> Callable[Concatenate[ShardSession, P], Found]:
+    """What is raised within leaves the session lost."""
+
+    @wraps(method)
+    def guarded(session: ShardSession, /, *args: P.args, **kwargs: P.kwargs) -> Found:
+        try:
+            return method(session, *args, **kwargs)
+        except BaseException:
+            session.lose()
+            raise
+
+    return guarded
 
 
 class ShardSession:
@@ -91,16 +111,13 @@ class ShardSession:
                 return kept
             return self.commit(step, self.compute(step))
 
+    @_or_lost
     def compute(self, step: Step) -> StepTensors:
         """The middle of `apply`: run a prepared step."""
         is_foreseen, foreseen, self._foreseen = self.foresees(step), self._foreseen, None
-        try:
-            if foreseen is not None and is_foreseen:
-                return self.run.run_foreseen(foreseen, step.tensors)
-            return self.run(step.tensors, self.cache, self.mask)
-        except BaseException:
-            self.lose()
-            raise
+        if foreseen is not None and is_foreseen:
+            return self.run.run_foreseen(foreseen, step.tensors)
+        return self.run(step.tensors, self.cache, self.mask)
 
     @property
     def gains_flat(self) -> bool:
@@ -118,15 +135,11 @@ class ShardSession:
 
         `recording` may run in place of the layers.
         """
-        if self.rows != 1 or self.mask is not None or self._lost:
-            return
-        try:
+        if self.rows == 1 and self.mask is None and not self._lost:
             with torch.inference_mode():
                 self._foreseen = self._prepared(recording)
-        except BaseException:
-            self.lose()
-            raise
 
+    @_or_lost
     def _prepared(self, recording: Recording | None) -> Foreseen:
         if recording is None and self.gains_flat:
             return prepare_flat(self)
@@ -149,27 +162,24 @@ class ShardSession:
         if step.number == self.last_step and step.start < self.length:
             return self._again(step)
         self._check(step)
-        try:
-            if step.start < self.length:
-                self._roll_back(step.start)
-            else:
-                self.cache.forget_past()
-            if step.select_rows is not None and self.length:
-                self._select(step.select_rows)
-            self._extend_mask(step.tensors)
-        except BaseException:
-            self.lose()
-            raise
+        self._make_ready(step)
         return None
 
+    @_or_lost
+    def _make_ready(self, step: Step) -> None:
+        if step.start < self.length:
+            self._roll_back(step.start)
+        else:
+            self.cache.forget_past()
+        if step.select_rows is not None and self.length:
+            self._select(step.select_rows)
+        self._extend_mask(step.tensors)
+
+    @_or_lost
     def commit(self, step: Step, output: StepTensors) -> StepTensors:
         """The last half of `apply`: the prepared step has run, and `output` is what came out."""
         rows, count = step.tensors.hidden.shape[:2]
-        try:
-            self.kept.append(output)
-        except BaseException:
-            self.lose()
-            raise
+        self.kept.append(output)
         self.cache.seen += count
         self.counters.tokens += count
         self.counters.steps += 1
@@ -185,18 +195,15 @@ class ShardSession:
         is_plain = self.rows == 1 and self.mask is None and not self._lost
         return is_plain and traits.croppable and not traits.slides and self.cache.is_copyable
 
+    @_or_lost
     def adopt(self, other: ShardSession, length: int) -> None:
         """Begin with a copy of the first `length` positions, and of their outputs, of a copyable session."""
         assert self.length == 0
         assert self.span == other.span
         assert 0 < length <= other.length
-        try:
-            with torch.inference_mode():
-                self.cache.copy_from(other.cache, length)
-                self.kept.append(other.kept.slice(0, length))
-        except BaseException:
-            self.lose()
-            raise
+        with torch.inference_mode():
+            self.cache.copy_from(other.cache, length)
+            self.kept.append(other.kept.slice(0, length))
         self.rows = other.rows
         self.length = length
 
