@@ -333,7 +333,9 @@ def test_strangers_with_raw_streams_to_a_real_node_disturb_nobody() -> None:
             )
             came_over, message, payload = await inbox.next()
             assert (came_over.peer_id, message.number, payload) == (friend.peer_id, 1, b"abcd")  # type: ignore[attr-defined]
-            assert [found.peer_id for found in victim.links()] == [friend.peer_id]
+            await until(
+                lambda: {found.peer_id for found in victim.links()} == {friend.peer_id}, "the friend alone"
+            )
 
     run(scenario())
 
