@@ -89,8 +89,7 @@ class FlatCache(SpanCache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Keep what every session sees for `take`; returns the new states or all pasts, side by side."""
-        keys = torch.split(key_states, self.sizes, dim=2)
-        values = torch.split(value_states, self.sizes, dim=2)
+        keys, values = self.split(key_states), self.split(value_states)
         self._states = [
             segment.layers[layer_idx].update(segment.per_row(k), segment.per_row(v), *args, **kwargs)
             for segment, k, v in zip(self.segments, keys, values, strict=True)
@@ -99,6 +98,10 @@ class FlatCache(SpanCache):
         if self._way == "joined":
             return _side_by_side([k for k, _ in self._states]), _side_by_side([v for _, v in self._states])
         return key_states, value_states
+
+    def split(self, states: Tensor) -> Sequence[Tensor]:
+        """The part `[1, heads, B n, D]` of each segment in the states of the batch."""
+        return [states] if len(self.sizes) == 1 else torch.split(states, self.sizes, dim=2)
 
     def take(self, key: Tensor, value: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values `[B, K, S, D]` of each segment; the layer attends to `key` and `value`."""
@@ -170,10 +173,9 @@ def attend(
         kwargs.get("softcap"),
         kwargs.get("s_aux"),
     )
-    pieces = torch.split(query, cache.sizes, dim=2)
-    parts = zip(cache.segments, pieces, cache.take(key, value), strict=True)
+    parts = zip(cache.segments, cache.split(query), cache.take(key, value), strict=True)
     outputs = [_attend(segment, piece, keys, values, weighing) for segment, piece, (keys, values) in parts]
-    return torch.cat(outputs, dim=1), None
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), None
 
 
 def _attend(segment: Segment, query: Tensor, key: Tensor, value: Tensor, weighing: Weighing) -> Tensor:

@@ -23,9 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from swarm.core.span import Span
 from swarm.shards.ahead import Foreseen
+from swarm.shards.fixed_sizes import with_fixed_sizes
 from swarm.shards.flat_attention import FlatCache, Segment, flat_attention
 from swarm.shards.foreign_code import CANNOT_TRY, random_tensors
-from swarm.shards.rehearsal import CallForm, Recording, rehearse, taken_apart
+from swarm.shards.rehearsal import CallForm, GrownViews, Recording, grown_views, rehearse, taken_apart
 from swarm.shards.room import GrowingLayer
 from swarm.shards.self_check import deviation_of, tolerance_of
 from swarm.shards.step import Step
@@ -79,15 +80,27 @@ def record(shard: Shard, span: Span) -> Recording:
     session = _session_with_past(shard, span)
     with torch.inference_mode():
         calls = session.run.note_next(session.length, session.cache).calls
-        parts = [taken_apart(call, session.cache) for call in calls]
-        step = _SpanStep(shard, span, [form for form, _ in parts]).eval()
-        inputs = [random_tensors(shard, span, torch.Generator().manual_seed(1)).hidden]
-        for layer, (_, tensors) in zip(session.cache.of(span), parts, strict=True):
-            inputs += [*layer.reserve(), *tensors]
+        forms = [taken_apart(call, session.cache)[0] for call in calls]
+        step = _SpanStep(shard, span, forms).eval()
+        inputs = _inputs(session)
         with _ValuesDoNotDecide():  # type: ignore[no-untyped-call]
-            step(inputs[0], session.length, *inputs[1:])
-        inputs.insert(1, torch.tensor([session.length]))
-        return Recording(tuple(form for form, _ in parts), _traced(step, tuple(inputs)))
+            step(*inputs)
+        program = _traced(step, inputs)
+        more = random_tensors(
+            shard, span, torch.Generator().manual_seed(2), tokens=3
+        )  # the cache grows by a page
+        session.apply(Step(1, session.length, more))
+        return Recording(tuple(forms), with_fixed_sizes(program, _traced(step, _inputs(session))))
+
+
+def _inputs(session: ShardSession) -> tuple[Tensor, ...]:
+    """A hidden state, and all else that a program takes for the next token of a session."""
+    hidden = random_tensors(session.shard, session.span, torch.Generator().manual_seed(1)).hidden
+    inputs = [hidden, torch.tensor([session.length])]
+    calls = session.run.note_next(session.length, session.cache).calls
+    for layer, call in zip(session.cache.of(session.span), calls, strict=True):
+        inputs += [*grown_views(layer, session.length), *taken_apart(call, session.cache)[1]]
+    return tuple(inputs)
 
 
 def _session_with_past(shard: Shard, span: Span) -> ShardSession:
@@ -120,20 +133,18 @@ class _ValuesDoNotDecide(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Buffers:
-    """A cache layer that writes one token at position `at` into buffers `[1, K, capacity, D]`."""
+    """A cache layer that writes one token at position `at` into the buffers of `grown`."""
 
-    def __init__(self, keys: Tensor, values: Tensor, at: Tensor | int) -> None:
-        self._keys = keys
-        self._values = values
+    def __init__(self, grown: GrownViews, at: Tensor) -> None:
+        self._grown = grown
         self._at = at
 
     def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Views of the whole past, as `GrowingLayer.update` returns them."""
-        at = torch.tensor([self._at]) if isinstance(self._at, int) else self._at
-        end: Any = self._at + 1 if isinstance(self._at, int) else self._at[0] + 1
-        self._keys.index_copy_(2, at, keys)
-        self._values.index_copy_(2, at, values)
-        return self._keys[:, :, :end], self._values[:, :, :end]
+        key_buffer, value_buffer, *past = self._grown
+        key_buffer.index_copy_(2, self._at, keys)
+        value_buffer.index_copy_(2, self._at, values)
+        return past[0], past[1]
 
 
 class _SpanStep(nn.Module):
@@ -146,10 +157,10 @@ class _SpanStep(nn.Module):
         self._forms = forms
         self._configs = shard.attention_configs
 
-    def forward(self, hidden: Tensor, at: Tensor | int, *inputs: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, at: Tensor, *inputs: Tensor) -> Tensor:
         rest = iter(inputs)
         for offset, (layer, form) in enumerate(zip(self.layers, self._forms, strict=True)):
-            buffers = _Buffers(next(rest), next(rest), at)
+            buffers = _Buffers((next(rest), next(rest), next(rest), next(rest)), at)
             cache = FlatCache([Segment(1, 1, {self._span.start + offset: buffers}, None)], "flat")
             args, kwargs = form.arguments(hidden, cache, rest)
             with flat_attention(self._configs, cache):

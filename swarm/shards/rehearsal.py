@@ -58,12 +58,21 @@ def taken_apart(call: LayerArguments, cache: SpanCache) -> tuple[CallForm, tuple
     return CallForm(tree, leaves), tuple(leaf for leaf in found if isinstance(leaf, Tensor))
 
 
+GrownViews = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Buffers `[1, K, capacity, D]` for the keys and values of the next token, and views of all that they hold then."""
+
+
+def grown_views(layer: GrowingLayer, length: int) -> GrownViews:
+    """Those of a layer that holds `length` tokens."""
+    keys, values = layer.reserve()
+    return keys, values, keys[..., : length + 1, :], values[..., : length + 1, :]
+
+
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A span's program: `program(hidden, at, *inputs)` is the hidden state after it.
+    """A span's program: `program(hidden, at, *inputs)` is the hidden state after the token at position `at`.
 
-    `inputs` are, layer by layer, buffers `[1, K, capacity, D]` of keys and of values, where it writes those of the
-    token at position `at`, and the tensors of the layer's call besides the hidden state.
+    `inputs` are, layer by layer, `GrownViews` and the tensors of the layer's call besides the hidden state.
     """
 
     forms: tuple[CallForm, ...]
@@ -97,7 +106,6 @@ class Rehearsed(Foreseen):
 
 def rehearse(prepared: Prepared, span: Span, cache: ShardCache, recording: Recording) -> Foreseen:
     """The recording in place of the calls of layers `span`; `prepared` itself if it does not fit them."""
-    end = prepared.length + 1
     inputs = [torch.tensor([prepared.length])]
     grown = []
     for layer, call, recorded in zip(cache.of(span), prepared.calls, recording.forms, strict=True):
@@ -106,7 +114,7 @@ def rehearse(prepared: Prepared, span: Span, cache: ShardCache, recording: Recor
         form, tensors = taken_apart(call, cache)
         if form != recorded:
             return prepared
-        keys, values = layer.reserve()
-        inputs += [keys, values, *tensors]
-        grown.append(_Grown(layer, keys[..., :end, :], values[..., :end, :]))
+        views = grown_views(layer, prepared.length)
+        inputs += [*views, *tensors]
+        grown.append(_Grown(layer, *views[2:]))
     return Rehearsed(prepared.length, recording.program, tuple(inputs), tuple(grown))
