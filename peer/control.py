@@ -28,9 +28,10 @@ from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.core.span import Span
 from swarm.peer.arrival import Arrival
 from swarm.peer.departure import Onward, tell_client
+from swarm.peer.hop_session import HopSession
 from swarm.peer.link_watch import LinkWatch
 from swarm.peer.offer import Offer
-from swarm.peer.sessions import HopSession, SessionTable
+from swarm.peer.sessions import SessionTable
 from swarm.peer.stepping import Stepping
 from swarm.peer.tally import Tally
 from swarm.peer.transfer import Receiver, Sender

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from swarm.core.errors import PeerError, PeerTimeout, RequestError, SwarmError
+from swarm.peer.hop_session import HopSession
 from swarm.peer.offer import Offer
-from swarm.peer.sessions import HopSession
 from swarm.peer.worker import Finished
 from swarm.shards.step import StepTensors
 from swarm.wire.control_messages import Leaving
@@ -56,8 +56,11 @@ def departure_of(own_id: str, offer: Offer, finished: Finished, output: StepTens
     """The output of a finished step, for the next hop or, where there is none, for the client."""
     session, message = finished.session, finished.message
     began_s = time.perf_counter()
-    leaving = _for_client(offer, finished, output) if session.next is None else output.named()
-    packed = pack(leaving, session.coding)
+    if finished.awaited is not None:
+        packed = finished.awaited.packed(output.hidden)
+    else:
+        leaving = _for_client(offer, finished, output) if session.next is None else output.named()
+        packed = pack(leaving, session.coding)
     timing = HopTiming(
         peer=own_id,
         queue_s=finished.queue_s,
@@ -101,9 +104,10 @@ def step_departure(
 
 def _for_client(offer: Offer, finished: Finished, output: StepTensors) -> dict[str, Tensor]:
     """After the last layer only the asked-for positions of the hidden state; before it, all a next hop needs."""
-    if finished.session.shard.span.end < offer.layers:
-        return dict(output.named())
-    keep = finished.message.keep_last or output.tokens
+    keep = finished.message.keep_last
+    if finished.session.shard.span.end < offer.layers or (output.is_bare and not 0 < keep < output.tokens):
+        return output.named()
+    keep = keep or output.tokens
     return {"hidden": output.hidden[:, -keep:]}
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from swarm.peer.device_batch import Applied, Work
+from swarm.peer.hop_session import HopSession
 from swarm.peer.scheduler import Waiting
-from swarm.peer.sessions import HopSession
 from swarm.shards.step import Step, StepTensors
 
 
@@ -122,6 +122,13 @@ class Turn:
         self.decoded = [work.session.id for work in queued if work.waiting.is_short]
         self.begun = [work.session.id for work in queued if work.waiting.is_brief]
         self.is_short = len(self.decoded) == len(queued)
+
+    @property
+    def of_one_token(self) -> HopSession | None:
+        """The session, if this is one token of one session and nothing else."""
+        queued = self.queued[0]
+        is_one = len(self.queued) == 1 and isinstance(queued.work, Step) and queued.work.tensors.tokens == 1
+        return queued.session if is_one else None
 
     def end(self, results: Sequence[object], now_s: float) -> list[Queued]:
         """It has run, with these results or errors; what of it has more to do."""

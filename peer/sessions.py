@@ -13,66 +13,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from swarm.core.config import Coding, PeerLimits
+from swarm.core.config import PeerLimits
 from swarm.core.errors import PeerBusy, PeerUnreachable, RequestError, SessionBehind, SessionLost
 from swarm.core.log_fields import session_fields
-from swarm.peer.allowance import Allowance
-from swarm.peer.arrival import Arrival
+from swarm.peer.hop_session import HopSession
 from swarm.peer.kv_pool import KVPool
 from swarm.peer.prefix_store import PrefixStore
 from swarm.shards.session import ShardSession
-from swarm.wire.control_messages import NextHop
 from swarm.wire.link import Link
 
 logger = logging.getLogger(__name__)
-MOST_BYTES_INSIDE = 256 << 20
 ASK_AGAIN_S = 1.0
 ASK_EACH_S = 0.25
-
-
-@dataclass(slots=True, eq=False)
-class HopSession:
-    """One session on this peer.
-
-    Attributes:
-        client: link to the client that owns it.
-        previous: peer that may send steps besides the client.
-        next: where outputs go, with the link to there; None sends them to the client.
-        coding: how its activations come and go on the wire.
-        reserved: token rows reserved in the pool.
-        promised: positions there will be when every step that was accepted has run; `newest` is the last of them.
-        acting: whether a control message changes or replays it now.
-        reporting: whether a failure of the next hop is on its way to the client.
-        leaving: held by whatever is sent on; a replay holds it from its first piece to its last.
-        departing: outputs that wait for `leaving`.
-        arrival: the state that another peer brings, until all of it is there.
-    """
-
-    id: bytes
-    client: Link
-    shard: ShardSession
-    previous: str | None
-    next: NextHop | None
-    next_link: Link | None
-    reserved: int
-    last_used_s: float
-    coding: Coding | None = None
-    inside: Allowance = field(default_factory=lambda: Allowance(MOST_BYTES_INSIDE))
-    promised: int = 0
-    newest: int = -1
-    acting: bool = False
-    reporting: bool = False
-    leaving: asyncio.Lock = field(default_factory=asyncio.Lock)
-    departing: int = 0
-    arrival: Arrival | None = None
-    closed: bool = False
-
-    @property
-    def is_way_free(self) -> bool:
-        """Whether an output may leave at once, because none is in front of it."""
-        return not self.departing and not self.leaving.locked()
 
 
 @dataclass(slots=True, eq=False)

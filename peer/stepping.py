@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from swarm.core.errors import PeerError, RequestError, SessionLost, SwarmError
 from swarm.core.log_fields import session_fields
+from swarm.peer.awaited import Awaited, awaited_after
 from swarm.peer.crew import Crew
 from swarm.peer.departure import (
     Departure,
@@ -24,8 +25,9 @@ from swarm.peer.departure import (
     step_departure,
     tell_client,
 )
+from swarm.peer.hop_session import HopSession
 from swarm.peer.offer import Offer
-from swarm.peer.sessions import HopSession, SessionTable
+from swarm.peer.sessions import SessionTable
 from swarm.peer.step_check import check_step
 from swarm.peer.tally import Tally
 from swarm.peer.worker import Finished, Worker
@@ -62,6 +64,10 @@ class Stepping:
         """
         try:
             session = self.table.fed_by(link.peer_id, message.session)
+            awaited = session.take_awaited(message)
+            if awaited is not None and self._worker.is_free_for(session):
+                self._run_awaited(session, message, awaited, payload)
+                return None
             named = unpack(message.tensors, payload, coding=session.coding)
             tensors = check_step(message, named, self._offer, self.table.limits)
             reach = range(message.start, message.start + tensors.tokens)
@@ -74,6 +80,14 @@ class Stepping:
             return self._wait_for_room(session, message, tensors, link)
         self._queue(session, message, tensors)
         return None
+
+    def _run_awaited(
+        self, session: HopSession, message: StepMessage, awaited: Awaited, payload: memoryview
+    ) -> None:
+        awaited.room[:] = payload
+        session.promised, session.newest = message.start + 1, message.number
+        session.inside.try_acquire(payload.nbytes)  # nothing else is inside
+        self._worker.run_next(session, message, awaited)
 
     async def _wait_for_room(
         self, session: HopSession, message: StepMessage, tensors: StepTensors, link: Link
@@ -130,9 +144,14 @@ class Stepping:
     def _leaves_at_once(self, finished: Finished) -> bool:
         session, output = finished.session, finished.output
         is_usual = output is not None and finished.message.replay is None and not session.closed
-        if not is_usual or not session.is_way_free or not self._departure(finished, output).try_send():
+        if not is_usual or not session.is_way_free:
+            return False
+        departure = self._departure(finished, output)
+        if not departure.try_send():
             return False
         self._left(finished)
+        leaving, offer = departure.message.tensors, self._offer
+        session.awaited = awaited_after(finished.message, leaving, offer.shard, offer.position_rows)
         return True
 
     def _departure(self, finished: Finished, output: StepTensors | None) -> Departure:

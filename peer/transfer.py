@@ -10,8 +10,9 @@ from functools import partial
 from swarm.core.errors import NextUnreachable, PeerBusy, PeerError, RequestError, SessionLost, SwarmError
 from swarm.peer.arrival import Arrival
 from swarm.peer.departure import SEND_S, send_in_time
+from swarm.peer.hop_session import HopSession
 from swarm.peer.offer import Offer
-from swarm.peer.sessions import HopSession, SessionTable
+from swarm.peer.sessions import SessionTable
 from swarm.peer.step_check import check_state
 from swarm.peer.worker import Worker
 from swarm.shards.session import ShardSession

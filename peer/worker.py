@@ -6,34 +6,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from swarm.core.errors import SessionLost, SwarmError
-from swarm.peer.absences import Absences
+from swarm.peer.awaited import Awaited
 from swarm.peer.device_batch import Applied, Question, run_batch
 from swarm.peer.executor import Done, Executor
+from swarm.peer.hop_session import HopSession
 from swarm.peer.layer_failure import error_of_layers
-from swarm.peer.prefill_share import PrefillShare
+from swarm.peer.pace import Pace
 from swarm.peer.queued import Queued, Turn
-from swarm.peer.scheduler import (
-    DECODE_TOKENS,
-    GroupSize,
-    Portion,
-    Waiting,
-    choose_batch,
-    choose_one,
-    group_size,
-    long_heads,
-    wait_s,
-)
-from swarm.peer.sessions import HopSession
+from swarm.peer.scheduler import DECODE_TOKENS
 from swarm.peer.tally import Tally
 from swarm.shards.step import Step, StepTensors
 from swarm.wire.step_messages import StepMessage
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
-QUICK_S = 0.01  # the way to the device's thread and back takes up to 1 ms
 _TICK_S = 0.001  # uvloop's timers count milliseconds: below one, it would ask again and again
 
 
@@ -49,6 +39,7 @@ class Finished(NamedTuple):
     error: SwarmError | None
     queue_s: float
     compute_s: float
+    awaited: Awaited | None = None
 
 
 class Worker:
@@ -70,14 +61,11 @@ class Worker:
     ) -> None:
         self._executor = executor
         self._deliver = deliver
-        self._together = together
         self._clock = clock
-        self._batch_tokens = batch_tokens
-        self._share = PrefillShare(batch_tokens)
+        self._pace = Pace(batch_tokens, together=together)
         self._queue: list[Queued] = []
         self._running = False
         self._idle_since_s = clock()
-        self._absences = Absences()
         self._timer: asyncio.Handle | None = None
         self._tally = tally or Tally()
 
@@ -92,35 +80,23 @@ class Worker:
         return len(self._queue)
 
     @property
-    def decode_s(self) -> float | None:
-        """What a batch of decode steps takes, in seconds."""
-        return self._share.decode_s
-
-    @property
     def decode_lately_s(self) -> float | None:
-        """The same, unless the last one is so long ago that it says little of now."""
-        return self._share.decode_lately_s(self._clock())
+        """What a batch of decode steps takes, in seconds, if one ran lately."""
+        return self._pace.decode_lately_s(self._clock())
 
     @property
     def prefill_lately_s(self) -> float | None:
         """What each token of a long prompt takes, in seconds, if one ran lately."""
-        return self._share.prefill_lately_s(self._clock())
-
-    def forget_rates(self) -> None:
-        """What ran so far was a test, the first steps of a cold device: it says nothing of what steps will take."""
-        self._share = PrefillShare(self._batch_tokens)
-
-    @property
-    def _is_quick(self) -> bool:
-        """Whether a decode step takes hardly longer than the way to the device's thread and back."""
-        decode_s = self._share.decode_s
-        return decode_s is not None and decode_s < QUICK_S
+        return self._pace.prefill_lately_s(self._clock())
 
     @property
     def queue_s(self) -> float:
-        """What a new step would wait, roughly, in seconds: batches ahead of it times the usual time of one."""
-        ahead = min(len(self._queue), 1) if self._together else len(self._queue)
-        return ahead * (self.decode_s or 0.0)
+        """What a new step would wait, roughly, in seconds."""
+        return self._pace.queue_s(len(self._queue))
+
+    def forget_rates(self) -> None:
+        """See `Pace.forget_rates`."""
+        self._pace.forget_rates()
 
     def submit(self, session: HopSession, message: StepMessage, step: Step) -> None:
         """Queue one step."""
@@ -134,6 +110,40 @@ class Worker:
                 self._deliver(Finished(session, message, None, error_of_layers(error), queue_s, compute_s))
 
         self._enqueue(Queued(session, step, self._clock(), done))
+
+    def is_free_for(self, session: HopSession) -> bool:
+        """Whether a decode step of this session would run at once, and in the calling thread."""
+        is_idle = not self._queue and not self._running and self._executor.is_idle
+        return is_idle and self._pace.is_quick and self._pace.is_alone(session.id)
+
+    def run_next(self, session: HopSession, message: StepMessage, awaited: Awaited) -> None:
+        """Run the token that a session is ready for, while the device `is_free_for` it.
+
+        Its output leaves before the books are kept.
+        """
+        began_s = self._clock()
+
+        def done(output: Any, error: BaseException | None) -> None:
+            now = self._idle_since_s = self._clock()
+            took_s = now - began_s
+            if error is not None:
+                self._deliver(Finished(session, message, None, error_of_layers(error), 0.0, took_s))
+            else:
+                tensors = StepTensors(output)
+                try:
+                    self._deliver(Finished(session, message, tensors, None, 0.0, took_s, awaited))
+                finally:
+                    session.shard.finish_next(message.number, tensors)
+                self._tally.ran(0.0, took_s, 1)
+                self._pace.ran(1, (session.id,), True, took_s, now)
+            self._tally.turn(1, 1)
+            self._pace.came(session.id, began_s)
+            self._pace.left(session.id, now)
+            if session.closed:
+                self._pace.forget(session.id)
+            self._look_ahead(session)
+
+        self._executor.run_here(partial(session.shard.run_next, awaited.hidden), done)
 
     def ask(self, session: HopSession, question: Callable[[], Result]) -> asyncio.Future[Result]:
         """Run `question` in the device's thread after every step queued for this session before.
@@ -156,22 +166,18 @@ class Worker:
 
     def forget(self, session: HopSession) -> None:
         """Drop what is queued for a session that ended."""
-        self._forget_habits(session)
+        self._pace.forget(session.id)
         gone = [queued for queued in self._queue if queued.session is session]
         self._queue = [queued for queued in self._queue if queued.session is not session]
         for queued in gone:
             queued.end(None, SessionLost("the session was closed"))
 
-    def _forget_habits(self, session: HopSession) -> None:
-        self._absences.forget(session.id)
-        self._share.forget(session.id)
-
     def _enqueue(self, queued: Queued) -> None:
-        self._absences.came(queued.session.id, queued.arrived_s)
+        self._pace.came(queued.session.id, queued.arrived_s)
         self._queue.append(queued)
         if self._running:
             return
-        if self._absences.is_alone(queued.session.id) and len(self._queue) == 1:
+        if self._pace.is_alone(queued.session.id) and len(self._queue) == 1:
             self._set_timer(None)
             self._start_lone(queued)
         else:  # not at once: what the same read of a socket brought shall run together
@@ -182,7 +188,8 @@ class Worker:
         self._set_timer(None)
         if self._running or not self._queue:
             return
-        pause_s = self._pause_s(self._clock())
+        waiting = [queued.waiting for queued in self._queue]
+        pause_s = self._pace.pause_s(waiting, self._clock(), self._idle_since_s)
         if pause_s:
             self._set_timer(asyncio.get_running_loop().call_later(max(pause_s, _TICK_S), self._start_or_wait))
         else:
@@ -193,29 +200,13 @@ class Worker:
             self._timer.cancel()
         self._timer = timer
 
-    def _pause_s(self, now_s: float) -> float:
-        if not self._together or not self.decode_s:
-            return 0.0
-        if not all(queued.waiting.is_short for queued in self._queue):
-            return 0.0
-        oldest_s = min(queued.arrived_s for queued in self._queue)
-        waited_s = now_s - max(oldest_s, self._idle_since_s)
-        here = len({queued.session.id for queued in self._queue})
-        expected = self._absences.expected(now_s)
-        groups = self._groups(here, len(expected))
-        pause_s = wait_s(here, expected[: max(groups.most - here, 0)], self.decode_s, groups.least)
-        if here < groups.least:
-            return max(min(pause_s, self.decode_s / 2 - waited_s), 0.0)
-        return pause_s if waited_s + pause_s <= self.decode_s else 0.0
-
-    def _groups(self, here: int, away: int) -> GroupSize:
-        return group_size(here + away, self._absences.usual_s(), self.decode_s or 0.0)
-
     def _start_lone(self, queued: Queued) -> None:
         """Run what a session that decodes alone waits for; in the calling thread if that is worth it."""
         tokens = queued.waiting.tokens
         if tokens <= DECODE_TOKENS:
-            self._run([(queued, tokens)], queued.arrived_s, here=self._is_quick and self._executor.is_idle)
+            self._run(
+                [(queued, tokens)], queued.arrived_s, here=self._pace.is_quick and self._executor.is_idle
+            )
         else:
             self._start_next()
 
@@ -223,9 +214,7 @@ class Worker:
         """Run what the scheduler chooses."""
         now = self._clock()
         waiting = [queued.waiting for queued in self._queue]
-        prompts = long_heads(waiting)
-        budget = self._share.budget(prompts[0].session, now, [p.tokens for p in prompts]) if prompts else 0
-        portions = self._choose(waiting, now, budget)
+        portions = self._pace.choose(waiting, now)
         self._run([(self._queue[portion.index], portion.tokens) for portion in portions], now)
 
     def _run(self, batch: Sequence[tuple[Queued, int]], now_s: float, *, here: bool = False) -> None:
@@ -240,15 +229,6 @@ class Worker:
         run = self._executor.run_here if here else self._executor.submit
         run(lambda: run_batch(works), self._finish(turn))
 
-    def _choose(self, waiting: Sequence[Waiting], now_s: float, budget: int) -> list[Portion]:
-        if not self._together:
-            return choose_one(waiting, now_s, budget)
-        if len(waiting) == 1:
-            return choose_batch(waiting, now_s, budget)
-        here = len({work.session for work in waiting if work.is_short})
-        groups = self._groups(here, len(self._absences.expected(now_s)))
-        return choose_batch(waiting, now_s, budget, groups.most)
-
     def _finish(self, turn: Turn) -> Done:
         def done(results: Any, error: BaseException | None) -> None:
             self._running = False
@@ -261,27 +241,25 @@ class Worker:
             self._tally.turn(len(turn.queued), turn.tokens)
             if any(isinstance(result, Applied) and result.computed_tokens for result in found):
                 took_s = now - turn.started_s
-                self._share.ran(turn.tokens, turn.decoded, turn.is_short, took_s, now, turn.begun)
+                self._pace.ran(turn.tokens, turn.decoded, turn.is_short, took_s, now, turn.begun)
             for queued in turn.queued:
-                self._absences.left(queued.session.id, now)
+                self._pace.left(queued.session.id, now)
                 if queued.session.closed:
-                    self._forget_habits(queued.session)
+                    self._pace.forget(queued.session.id)
             if goes_on:
                 self._requeue(left)
                 self._start_or_wait()
                 turn.settle()
-            elif len(turn.queued) == 1 and turn.is_short:
-                self._look_ahead(turn.queued[0])
+            elif (session := turn.of_one_token) is not None:
+                self._look_ahead(session)
 
         return done
 
-    def _look_ahead(self, queued: Queued) -> None:
+    def _look_ahead(self, session: HopSession) -> None:
         """Use the time until the next token of a session that decodes alone."""
-        session = queued.session
-        is_step = isinstance(queued.work, Step) and queued.work.tensors.tokens == 1
         idle = not self._queue and not self._running and self._executor.is_idle
-        if is_step and idle and not session.closed and session.shard.shard.looks_ahead:
-            run = self._executor.run_here if self._is_quick else self._executor.submit
+        if idle and not session.closed and session.shard.shard.looks_ahead:
+            run = self._executor.run_here if self._pace.is_quick else self._executor.submit
             shard = session.shard.shard
             run(lambda: session.shard.prepare_next(shard.recording(session.shard.span)), _log_failure)
 

@@ -37,9 +37,9 @@ class Foreseen:
     length: int
 
     def fits(self, step: Step, length: int) -> bool:
-        """Whether `step` is that token: one row, nothing reordered, nothing padded, no positions of its own."""
+        """Whether `step` is that token: one row, nothing reordered, and nothing but its hidden state."""
         tensors = step.tensors
-        plain = step.select_rows is None and tensors.mask is None and tensors.positions is None
+        plain = step.select_rows is None and tensors.is_bare
         return plain and tensors.hidden.shape[:2] == (1, 1) and step.start == length == self.length
 
     def run(self, hidden: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from swarm.core.span import Span
 from swarm.shards.ahead import Foreseen, prepare_flat
 from swarm.shards.cache import ShardCache
 from swarm.shards.history import History
+from swarm.shards.past import Past
 from swarm.shards.rehearsal import Recording, rehearse
 from swarm.shards.step import Step, StepTensors
 
@@ -42,21 +43,6 @@ class SessionCounters:
 
     tokens: int = 0
     steps: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """What a session has behind it, made elsewhere: its cache and kept outputs, of `rows` rows and `length` positions.
-
-    `is_masked` says whether a mask was ever given; it is that of the kept outputs.
-    """
-
-    cache: ShardCache
-    kept: History
-    rows: int
-    length: int
-    last_step: int
-    is_masked: bool
 
 
 def _or_lost(
@@ -92,6 +78,7 @@ class ShardSession:
         self.kept = History()
         self.counters = SessionCounters()
         self._foreseen: Foreseen | None = None
+        self._inference = torch.inference_mode()
 
     @property
     def nbytes(self) -> int:
@@ -116,7 +103,8 @@ class ShardSession:
         """The middle of `apply`: run a prepared step."""
         is_foreseen, foreseen, self._foreseen = self.foresees(step), self._foreseen, None
         if foreseen is not None and is_foreseen:
-            return self.run.run_foreseen(foreseen, step.tensors)
+            hidden = step.tensors.hidden.to(self.shard.dtype)
+            return StepTensors(self.run.run_foreseen(foreseen, hidden))
         return self.run(step.tensors, self.cache, self.mask)
 
     @property
@@ -135,9 +123,32 @@ class ShardSession:
 
         `recording` may run in place of the layers.
         """
-        if self.rows == 1 and self.mask is None and not self._lost:
+        limit = self.shard.traits.position_limit
+        has_room = limit is None or self.length < limit
+        if self.rows == 1 and self.mask is None and has_room and not self._lost:
             with torch.inference_mode():
                 self._foreseen = self._prepared(recording)
+
+    def is_ready(self, start: int) -> bool:
+        """Whether `run_next` has been prepared for a token at position `start`."""
+        foreseen = self._foreseen
+        return foreseen is not None and self.mask is None and start == self.length == foreseen.length
+
+    @_or_lost
+    def run_next(self, hidden: Tensor) -> Tensor:
+        """The hidden state after the span for that of a token which this `is_ready` for; `finish_next` must follow.
+
+        Both are `[1, 1, ...]`, of the shard's dtype and on the CPU.
+        """
+        foreseen, self._foreseen = self._foreseen, None
+        assert foreseen is not None, "nothing was prepared"
+        with self._inference:
+            return self.run.run_foreseen(foreseen, hidden)
+
+    def finish_next(self, number: int, output: StepTensors) -> None:
+        """Step `number` was that token, and `output` is what came out."""
+        with self._inference:
+            self.commit(Step(number, self.length, output), output)
 
     @_or_lost
     def _prepared(self, recording: Recording | None) -> Foreseen:

@@ -24,7 +24,8 @@ from swarm.shards.layer_state import (
     write_tokens,
     write_whole,
 )
-from swarm.shards.session import Past, ShardSession
+from swarm.shards.past import Past
+from swarm.shards.session import ShardSession
 from swarm.shards.step import StepTensors
 from swarm.shards.step_form import check_tensors
 

@@ -28,6 +28,7 @@ class SpanRun:
     def __init__(self, shard: Shard, span: Span) -> None:
         self.span = span
         self._shard = shard
+        self._is_on_cpu = shard.device.type == "cpu"
         self._stack = shard.stack
         self._window = shard.window
         self._call = shard.call
@@ -79,10 +80,11 @@ class SpanRun:
             self._slot.hidden = None
         raise ModelError(f"{type(self._stack).__name__} did not call its layer {self.span.end - 1}")
 
-    def run_foreseen(self, foreseen: Foreseen, tensors: StepTensors) -> StepTensors:
-        """As a call, for the token that was prepared for."""
-        hidden, _ = self._taken(foreseen.run(self._moved(tensors.hidden)))
-        return self.passed_on(tensors, hidden)
+    def run_foreseen(self, foreseen: Foreseen, hidden: Tensor) -> Tensor:
+        """As a call with nothing but `hidden`, of the shard's dtype, for the token that was prepared for."""
+        if self._is_on_cpu:
+            return foreseen.run(hidden)
+        return foreseen.run(self._moved(hidden)).cpu()
 
     def probe(self, tensors: StepTensors, cache: ShardCache) -> tuple[int, ...]:
         """The shape `[B, n, ...]` of the hidden state that the stack hands to its first layer."""

@@ -59,10 +59,6 @@ class TensorMeta(Message, frozen=True, kw_only=True):
     ]
     coding: Coding | None = None
 
-    def __post_init__(self) -> None:
-        if self.coding is not None and not is_codable(self.dtype, len(self.shape)):
-            raise ValueError("only floats of single tokens are coded")
-
 
 def is_codable(dtype: DType, dimensions: int) -> bool:
     return dtype in ("float32", "bfloat16", "float16") and dimensions >= 3

@@ -65,7 +65,7 @@ class SealedConnection(asyncio.Protocol):
         """Begin to read, for `receiver`; until it says otherwise."""
         self._receiver = receiver
         self.resume_reading()
-        self._open()
+        del self._held[: self._open(self._held)]
 
     # as a transport -----------------------------------------------------------------------------------------------
 
@@ -110,8 +110,11 @@ class SealedConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def data_received(self, data: bytes) -> None:
-        self._held += data
-        self._open()
+        if self._held or self._receiver is None:
+            self._held += data
+            del self._held[: self._open(self._held)]
+        elif (begin := self._open(data)) < len(data):  # seldom: the usual read brings whole records
+            self._held += data[begin:]
 
     def eof_received(self) -> bool | None:
         return self._receiver.eof_received() if self._receiver is not None else None
@@ -128,28 +131,28 @@ class SealedConnection(asyncio.Protocol):
         if self._receiver is not None:
             self._receiver.resume_writing()
 
-    def _open(self) -> None:
-        """Hand on the records that are complete."""
+    def _open(self, data: bytes | bytearray) -> int:
+        """Hand on the records that are complete; where the first one begins that is not."""
         begin = 0
-        while self._receiver is not None and len(self._held) - begin >= _LENGTH_BYTES:
-            size = int.from_bytes(self._held[begin : begin + _LENGTH_BYTES], "big")
+        while self._receiver is not None and len(data) - begin >= _LENGTH_BYTES:
+            size = int.from_bytes(data[begin : begin + _LENGTH_BYTES], "big")
             if not _TAG_BYTES <= size <= _MOST_BYTES:
                 self._receiver.malformed(f"a record of {size} bytes")
-                return
+                break
             end = begin + _LENGTH_BYTES + size
-            if len(self._held) < end:
+            if len(data) < end:
                 break
             try:
                 content = self._unseal.decrypt(
-                    _nonce(self._opened), bytes(self._held[begin + _LENGTH_BYTES : end]), None
+                    _nonce(self._opened), bytes(data[begin + _LENGTH_BYTES : end]), None
                 )
             except InvalidTag:
                 self._receiver.malformed("a record that the other end did not make")
-                return
+                break
             self._opened += 1
             begin = end
             self._receiver.received(content)
-        del self._held[:begin]
+        return begin
 
 
 def _nonce(count: int) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from swarm.wire.message import DType, TensorMeta
+from swarm.core.errors import PeerIncompatible
+from swarm.wire.message import DType, TensorMeta, is_codable
 
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "bool": 1}
 BLOCK_VALUES = 64
@@ -14,7 +15,11 @@ MOST_TIMES_CODED = 4  # no coded tensor takes more memory than so many times its
 
 
 def tensor_nbytes(meta: TensorMeta) -> int:
-    """Bytes of one tensor in the payload (Python integers: nothing overflows)."""
+    """Bytes of one tensor in the payload (Python integers: nothing overflows).
+
+    Raises:
+        PeerIncompatible: if it says that it is coded as such tensors are not; so do the others.
+    """
     return _plain_nbytes(meta) if meta.coding is None else _coded_nbytes(meta)
 
 
@@ -44,5 +49,7 @@ def _plain_nbytes(meta: TensorMeta) -> int:
 
 
 def _coded_nbytes(meta: TensorMeta) -> int:
+    if not is_codable(meta.dtype, len(meta.shape)):
+        raise PeerIncompatible("malformed message: only floats of single tokens are coded")
     blocks = -(-meta.shape[-1] // BLOCK_VALUES)
     return prod(meta.shape) + prod(meta.shape[:-1]) * blocks * SCALE_BYTES

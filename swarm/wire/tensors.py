@@ -42,12 +42,12 @@ def pack(tensors: dict[str, torch.Tensor], coding: Coding | None = None) -> Pack
         shape = list(tensor.shape)
         if not (0 < len(shape) <= MAX_DIMENSIONS and min(shape) > 0 and max(shape) <= MAX_DIMENSION):
             raise RequestError(f"{name} has the shape {shape}, which does not travel")
-        used = _used(coding, dtype, len(shape))
+        used = None if coding is None else _used(coding, dtype, len(shape))
         metas.append(TensorMeta(name=name, dtype=dtype, shape=shape, coding=used))
         if used is None:
-            views.append(_bytes(tensor))
+            views.append(bytes_of(tensor))
         else:
-            views += map(_bytes, code(tensor))
+            views += map(bytes_of, code(tensor))
     return metas, views
 
 
@@ -57,20 +57,21 @@ def row_nbytes(tensors: dict[str, torch.Tensor], coding: Coding | None = None) -
     return tensors_nbytes(metas)
 
 
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    """Few calls, since each of them costs many times its usual time after milliseconds of anything else."""
-    import torch
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The memory of a tensor, or that of a copy if it is not contiguous on the CPU."""
+    array: Any
+    try:  # few calls: each of them costs twenty times its usual time after milliseconds of anything else
+        array = tensor.numpy()
+        return memoryview(array).cast("B")
+    except (TypeError, RuntimeError):
+        import torch
 
-    if tensor.device.type != "cpu" or tensor.requires_grad or not tensor.is_contiguous():
-        tensor = tensor.detach().to("cpu").contiguous()
-    if tensor.dtype == torch.bfloat16:  # NumPy has no such type
-        tensor = tensor.view(torch.uint8)
-    array: Any = tensor.numpy()
-    return memoryview(array).cast("B")
+        array = tensor.detach().to("cpu").contiguous().view(torch.uint8).numpy()  # NumPy has no bfloat16
+        return memoryview(array).cast("B")
 
 
 def _used(agreed: Coding | None, dtype: DType, dimensions: int) -> Coding | None:
-    return agreed if agreed is not None and is_codable(dtype, dimensions) else None
+    return agreed if is_codable(dtype, dimensions) else None
 
 
 def unpack(
