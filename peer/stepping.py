@@ -65,7 +65,8 @@ class Stepping:
         try:
             session = self.table.fed_by(link.peer_id, message.session)
             awaited = session.take_awaited(message)
-            if awaited is not None and self._worker.is_free_for(session):
+            is_free = awaited is not None and self._worker.is_free_for(session)
+            if awaited is not None and is_free and session.inside.try_acquire(payload.nbytes):
                 self._run_awaited(session, message, awaited, payload)
                 return None
             named = unpack(message.tensors, payload, coding=session.coding)
@@ -86,7 +87,6 @@ class Stepping:
     ) -> None:
         awaited.room[:] = payload
         session.promised, session.newest = message.start + 1, message.number
-        session.inside.try_acquire(payload.nbytes)  # nothing else is inside
         self._worker.run_next(session, message, awaited)
 
     async def _wait_for_room(
