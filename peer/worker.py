@@ -82,12 +82,12 @@ class Worker:
     @property
     def decode_lately_s(self) -> float | None:
         """What a batch of decode steps takes, in seconds, if one ran lately."""
-        return self._pace.decode_lately_s(self._clock())
+        return self._pace.share.decode_lately_s(self._clock())
 
     @property
     def prefill_lately_s(self) -> float | None:
         """What each token of a long prompt takes, in seconds, if one ran lately."""
-        return self._pace.prefill_lately_s(self._clock())
+        return self._pace.share.prefill_lately_s(self._clock())
 
     @property
     def queue_s(self) -> float:
@@ -114,7 +114,7 @@ class Worker:
     def is_free_for(self, session: HopSession) -> bool:
         """Whether a decode step of this session would run at once, and in the calling thread."""
         is_idle = not self._queue and not self._running and self._executor.is_idle
-        return is_idle and self._pace.is_quick and self._pace.is_alone(session.id)
+        return is_idle and self._pace.is_quick and self._pace.absences.is_alone(session.id)
 
     def run_next(self, session: HopSession, message: StepMessage, awaited: Awaited) -> None:
         """Run the token that a session is ready for, while the device `is_free_for` it.
@@ -135,10 +135,10 @@ class Worker:
                 finally:
                     session.shard.finish_next(message.number, tensors)
                 self._tally.ran(0.0, took_s, 1)
-                self._pace.ran(1, (session.id,), True, took_s, now)
+                self._pace.share.ran(1, (session.id,), True, took_s, now)
             self._tally.turn(1, 1)
-            self._pace.came(session.id, began_s)
-            self._pace.left(session.id, now)
+            self._pace.absences.came(session.id, began_s)
+            self._pace.absences.left(session.id, now)
             if session.closed:
                 self._pace.forget(session.id)
             self._look_ahead(session)
@@ -173,11 +173,11 @@ class Worker:
             queued.end(None, SessionLost("the session was closed"))
 
     def _enqueue(self, queued: Queued) -> None:
-        self._pace.came(queued.session.id, queued.arrived_s)
+        self._pace.absences.came(queued.session.id, queued.arrived_s)
         self._queue.append(queued)
         if self._running:
             return
-        if self._pace.is_alone(queued.session.id) and len(self._queue) == 1:
+        if self._pace.absences.is_alone(queued.session.id) and len(self._queue) == 1:
             self._set_timer(None)
             self._start_lone(queued)
         else:  # not at once: what the same read of a socket brought shall run together
@@ -241,9 +241,9 @@ class Worker:
             self._tally.turn(len(turn.queued), turn.tokens)
             if any(isinstance(result, Applied) and result.computed_tokens for result in found):
                 took_s = now - turn.started_s
-                self._pace.ran(turn.tokens, turn.decoded, turn.is_short, took_s, now, turn.begun)
+                self._pace.share.ran(turn.tokens, turn.decoded, turn.is_short, took_s, now, turn.begun)
             for queued in turn.queued:
-                self._pace.left(queued.session.id, now)
+                self._pace.absences.left(queued.session.id, now)
                 if queued.session.closed:
                     self._pace.forget(queued.session.id)
             if goes_on:

@@ -150,7 +150,7 @@ def test_what_waits_for_a_session_that_ended_is_lost() -> None:
 def test_an_idle_device_waits_for_sessions_that_are_about_to_return() -> None:
     async def scenario() -> None:
         bench = Bench()
-        bench.worker._pace._share.decode_s = 0.05
+        bench.worker._pace.share.decode_s = 0.05
         first, second = bench.session(b"a"), bench.session(b"b")
         for number in range(3):
             bench.submit(first, number=number, start=number)
@@ -169,7 +169,7 @@ def test_sessions_that_are_away_as_long_as_a_batch_takes_run_in_two_halves() -> 
         for session in sessions:
             bench.submit(session)
         assert len(await bench.turn()) == 4, "nothing is known yet"
-        bench.worker._pace._share.decode_s = 0.05
+        bench.worker._pace.share.decode_s = 0.05
         await asyncio.sleep(0.5)
         for session in sessions:
             bench.submit(session, number=1, start=1)
@@ -188,7 +188,7 @@ def test_who_was_left_over_waits_for_the_rest_of_a_group() -> None:
                 bench.submit(session, number=number, start=number)
             while await bench.turn():
                 pass
-            bench.worker._pace._share.decode_s = 0.05
+            bench.worker._pace.share.decode_s = 0.05
             await asyncio.sleep(0.5)
         for session in sessions[:3]:
             bench.submit(session, number=2, start=2)
@@ -251,6 +251,6 @@ def test_nothing_is_remembered_of_a_session_that_ends_while_its_step_runs() -> N
         assert await bench.turn() == [b"ended"]
         bench.submit(other)
         assert await bench.turn() == [b"other"]
-        assert bench.worker._pace.is_alone(b"other"), "its next step need not wait for anybody"
+        assert bench.worker._pace.absences.is_alone(b"other"), "its next step need not wait for anybody"
 
     run(scenario())
