@@ -7,6 +7,7 @@ import logging
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 _COMPILERS = ("cc", "gcc", "clang")
 _FOR_THIS_PROCESSOR = ("-march=native", "-mcpu=native")  # compilers know one of them, or both
 _LONGEST_S = 30.0
+_HERE = Path(__file__).parent
 
 
 @cache
@@ -24,16 +26,28 @@ def compiled(name: str) -> Any:
 
     Calls let go of the interpreter's lock. The first call compiles, which takes a fraction of a second.
     """
+    return _compiled(name, [_HERE / f"{name}.c"])
+
+
+def compiled_text(name: str, text: str, files: Sequence[str]) -> Any:
+    """The same of a C program in `text`, which may include files beside this one and call functions of `files`."""
+    with tempfile.TemporaryDirectory(prefix="swarm-") as folder:
+        source = Path(folder) / f"{name}.c"
+        source.write_text(text)
+        return _compiled(name, [source, *(_HERE / file for file in files)])
+
+
+def _compiled(name: str, sources: Sequence[Path]) -> Any:
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
         logger.info("no C compiler: %s is done by libraries, which is slower", name)
         return None
-    source, reason = Path(__file__).with_name(f"{name}.c"), ""
+    reason = ""
     with tempfile.TemporaryDirectory(prefix="swarm-") as folder:
         library = Path(folder) / f"{name}.so"
         for target in _FOR_THIS_PROCESSOR:
             try:
-                _compile(compiler, target, source, library)
+                _compile(compiler, target, sources, library)
                 function = getattr(ctypes.CDLL(str(library)), name)
             except subprocess.SubprocessError as error:
                 reason = str(getattr(error, "stderr", "") or error)
@@ -46,6 +60,7 @@ def compiled(name: str) -> Any:
     return None
 
 
-def _compile(compiler: str, target: str, source: Path, library: Path) -> None:
-    options = ("-O3", target, "-shared", "-fPIC", "-o", str(library), str(source))
-    subprocess.run([compiler, *options], check=True, capture_output=True, text=True, timeout=_LONGEST_S)
+def _compile(compiler: str, target: str, sources: Sequence[Path], library: Path) -> None:
+    options = ("-O3", target, "-fno-math-errno", f"-I{_HERE}", "-shared", "-fPIC", "-o", str(library))
+    command = [compiler, *options, *map(str, sources), "-lm"]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=_LONGEST_S)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from swarm.shards.compiled import compiled
 
-_LANES = 8
-_WIDEST = 256
+LANES = 8
+WIDEST = 256
 
 
 def can_attend(query: Tensor, key: Tensor, value: Tensor) -> bool:
@@ -27,7 +27,7 @@ def can_attend(query: Tensor, key: Tensor, value: Tensor) -> bool:
         width = states.shape[-1]
         if states.dtype != torch.float32 or states.device.type != "cpu" or states.stride(-1) != 1:
             return False
-        if width % _LANES or width > _WIDEST:
+        if width % LANES or width > WIDEST:
             return False
     return _function() is not None
 

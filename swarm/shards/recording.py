@@ -15,6 +15,8 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,10 +28,20 @@ from swarm.shards.ahead import Foreseen
 from swarm.shards.fixed_sizes import with_fixed_sizes
 from swarm.shards.flat_attention import FlatCache, Segment, flat_attention
 from swarm.shards.foreign_code import CANNOT_TRY, random_tensors
-from swarm.shards.rehearsal import CallForm, GrownViews, Recording, grown_views, rehearse, taken_apart
+from swarm.shards.compiled_layers import CompiledLayers
+from swarm.shards.rehearsal import (
+    CallForm,
+    GrownViews,
+    Recording,
+    TracedProgram,
+    grown_views,
+    rehearse,
+    taken_apart,
+)
 from swarm.shards.room import GrowingLayer
 from swarm.shards.self_check import deviation_of, tolerance_of
 from swarm.shards.step import Step
+from swarm.shards.translation import translated
 
 if TYPE_CHECKING:
     from swarm.shards.session import ShardSession
@@ -43,40 +55,71 @@ _CLEAR_GAIN = 0.95
 _VALUES_DECIDE = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
-def try_recording(shard: Shard) -> Recording | None:
-    """The recording of all layers of `shard`, if it is right, and faster than what it stands for."""
+Maker = Callable[[Span], Recording]
+"""Makes the recordings of parts of a shard."""
+
+
+def try_recording(shard: Shard) -> Maker | None:
+    """What makes recordings of `shard`, if they are right, and faster than what they stand for."""
     on_cpu = shard.device.type == "cpu" and not shard.quantized
     if not (on_cpu and shard.looks_ahead and shard.batching == "flat"):
         return None
     if not all(type(layer) is GrowingLayer for layer in shard.new_cache(shard.span, rollback=True).owned):
         return None
+    return _tried(shard, "compiled", _compiling) or _tried(shard, "recorded", lambda shard: partial(record, shard))
+
+
+def _tried(shard: Shard, what: str, make: Callable[[Shard], Maker]) -> Maker | None:
     try:
-        return _tried(shard)
+        maker = make(shard)
+        reason = _reason_against(shard, maker)
     except CANNOT_TRY as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        logger.debug("layers %s are not recorded: %s", shard.span, reason)
-        return None
+    if reason is None:
+        return maker
+    logger.debug("layers %s are not %s: %s", shard.span, what, reason)
+    return None
 
 
-def _tried(shard: Shard) -> Recording | None:
-    first = Span(shard.span.start, shard.span.start + 1)
-    if not _is_faster(shard, first):
-        logger.debug("layers %s are not recorded: the recording is no faster", shard.span)
-        return None
-    recording = record(shard, shard.span)
-    error = _deviation(shard, recording)
-    if error > tolerance_of(shard):
-        logger.debug("layers %s are not recorded: the recording deviates by %.1e", shard.span, error)
-        return None
-    return recording
+def _reason_against(shard: Shard, maker: Maker) -> str | None:
+    if not _is_faster(shard, maker(Span(shard.span.start, shard.span.start + 1))):
+        return "it is no faster"
+    error = _deviation(shard, maker(shard.span))
+    return None if error <= tolerance_of(shard) else f"it deviates by {error:.1e}"
 
 
 def record(shard: Shard, span: Span) -> Recording:
-    """One token of one row through the layers of `span`, as a program.
+    """One token of one row through the layers of `span`, as a program of torch.
 
     Raises:
         RuntimeError: if a value decides what they compute; others of `CANNOT_TRY` if they do something unexpected.
     """
+    forms, function, _ = _recorded(shard, span)
+    return Recording(forms, TracedProgram(function))
+
+
+def _compiling(shard: Shard) -> Maker:
+    """Compiles all layers of `shard`; what it returns picks some of them.
+
+    Raises:
+        RuntimeError: if they cannot be compiled; others as `record`.
+    """
+    forms, layers = [], []
+    for index in range(shard.span.start, shard.span.end):
+        (form,), function, inputs = _recorded(shard, Span(index, index + 1))
+        forms.append(form)
+        layers.append(translated(function.graph, inputs))
+    compiled = CompiledLayers.compile(layers)
+
+    def pick(span: Span) -> Recording:
+        begin, end = span.start - shard.span.start, span.end - shard.span.start
+        return Recording(tuple(forms[begin:end]), compiled.program(begin, end))
+
+    return pick
+
+
+def _recorded(shard: Shard, span: Span) -> tuple[tuple[CallForm, ...], Any, tuple[Tensor, ...]]:
+    """How the layers are called, what they do as a function of torch, and inputs of it."""
     session = _session_with_past(shard, span)
     with torch.inference_mode():
         calls = session.run.note_next(session.length, session.cache).calls
@@ -85,12 +128,12 @@ def record(shard: Shard, span: Span) -> Recording:
         inputs = _inputs(session)
         with _ValuesDoNotDecide():  # type: ignore[no-untyped-call]
             step(*inputs)
-        program = _traced(step, inputs)
+        function = _traced(step, inputs)
         more = random_tensors(
             shard, span, torch.Generator().manual_seed(2), tokens=3
         )  # the cache grows by a page
         session.apply(Step(1, session.length, more))
-        return Recording(tuple(forms), with_fixed_sizes(program, _traced(step, _inputs(session))))
+        return tuple(forms), with_fixed_sizes(function, _traced(step, _inputs(session))), inputs
 
 
 def _inputs(session: ShardSession) -> tuple[Tensor, ...]:
@@ -168,9 +211,9 @@ class _SpanStep(nn.Module):
         return hidden
 
 
-def _is_faster(shard: Shard, span: Span) -> bool:
-    """Whether a recording of `span` takes clearly less time than the calls in its place."""
-    recording = record(shard, span)
+def _is_faster(shard: Shard, recording: Recording) -> bool:
+    """Whether a recording of the first layer takes clearly less time than the call in its place."""
+    span = Span(shard.span.start, shard.span.start + 1)
     session = _session_with_past(shard, span)
     hidden = random_tensors(shard, span, torch.Generator().manual_seed(2)).hidden
     calls_s = recording_s = float("inf")

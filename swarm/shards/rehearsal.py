@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -68,53 +68,95 @@ def grown_views(layer: GrowingLayer, length: int) -> GrownViews:
     return keys, values, keys[..., : length + 1, :], values[..., : length + 1, :]
 
 
+class LayerInputs(NamedTuple):
+    """What a layer's program takes besides the hidden state: a cache for each row, and the tensors of the layer's call."""
+
+    caches: Sequence[GrownViews]
+    tensors: Sequence[Tensor]
+
+
+class Program(Protocol):
+    """What some layers compute for the next token of one row."""
+
+    def ready(self, lengths: Sequence[int], inputs: Sequence[LayerInputs]) -> Callable[[Tensor], Tensor] | None:
+        """All but the hidden state `[1, 1, ...]` of the token at position `lengths[0]`; None if the inputs do not fit.
+
+        What this returns may be called once.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TracedProgram:
+    """A program of torch: `function(hidden, at, *inputs)`, layer by layer `GrownViews` and the tensors of its call."""
+
+    function: Any
+
+    def ready(self, lengths: Sequence[int], inputs: Sequence[LayerInputs]) -> Callable[[Tensor], Tensor] | None:
+        """See `Program`."""
+        given = [torch.tensor(lengths)]
+        for layer in inputs:
+            given += [*layer.caches[0], *layer.tensors]
+
+        def run(hidden: Tensor) -> Tensor:
+            found: Tensor = self.function(hidden, *given)
+            return found
+
+        return run
+
+
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A span's program: `program(hidden, at, *inputs)` is the hidden state after the token at position `at`.
-
-    `inputs` are, layer by layer, `GrownViews` and the tensors of the layer's call besides the hidden state.
-    """
+    """A span's program, and the form of each layer's call."""
 
     forms: tuple[CallForm, ...]
-    program: Any
+    program: Program
 
 
 @dataclass(frozen=True, slots=True)
-class _Grown:
+class Grown:
     """A cache layer, and what it holds once the token is in its buffers."""
 
     layer: GrowingLayer
     keys: Tensor
     values: Tensor
 
+    def settle(self) -> None:
+        """The token is there."""
+        self.layer.keys, self.layer.values = self.keys, self.values
+
 
 @dataclass(frozen=True, slots=True)
 class Rehearsed(Foreseen):
     """A recording with all its inputs but the hidden state, ready for one token at position `length`."""
 
-    program: Any
-    inputs: tuple[Tensor, ...]
-    grown: tuple[_Grown, ...]
+    call: Callable[[Tensor], Tensor]
+    grown: tuple[Grown, ...]
 
     def run(self, hidden: Tensor) -> Tensor:
         """The hidden state after the span."""
-        found: Tensor = self.program(hidden, *self.inputs)
+        found = self.call(hidden)
         for grown in self.grown:
-            grown.layer.keys, grown.layer.values = grown.keys, grown.values
+            grown.settle()
         return found
 
 
 def rehearse(prepared: Prepared, span: Span, cache: ShardCache, recording: Recording) -> Foreseen:
     """The recording in place of the calls of layers `span`; `prepared` itself if it does not fit them."""
-    inputs = [torch.tensor([prepared.length])]
-    grown = []
+    inputs, grown = [], []
     for layer, call, recorded in zip(cache.of(span), prepared.calls, recording.forms, strict=True):
-        if type(layer) is not GrowingLayer or not layer.is_initialized:
+        if not can_grow(layer):
             return prepared
         form, tensors = taken_apart(call, cache)
         if form != recorded:
             return prepared
         views = grown_views(layer, prepared.length)
-        inputs += [*views, *tensors]
-        grown.append(_Grown(layer, *views[2:]))
-    return Rehearsed(prepared.length, recording.program, tuple(inputs), tuple(grown))
+        inputs.append(LayerInputs([views], tensors))
+        grown.append(Grown(layer, *views[2:]))
+    ready = recording.program.ready([prepared.length], inputs)
+    return prepared if ready is None else Rehearsed(prepared.length, ready, tuple(grown))
+
+
+def can_grow(layer: Any) -> bool:
+    """Whether a program can write into this cache layer."""
+    return type(layer) is GrowingLayer and bool(layer.is_initialized)

@@ -23,7 +23,7 @@ from swarm.shards.foreign_code import CANNOT_RUN
 from swarm.shards.layer_state import LayerForm, forms_of
 from swarm.shards.products import use_fast_products
 from swarm.shards.quantize import state_bytes
-from swarm.shards.recording import record, try_recording
+from swarm.shards.recording import Maker, try_recording
 from swarm.shards.rehearsal import Recording
 from swarm.shards.self_check import Batching, choose_batching
 from swarm.shards.session import ShardSession
@@ -183,19 +183,16 @@ class Shard(nn.Module):
         return can_look_ahead(self)
 
     @cached_property
-    def is_recordable(self) -> bool:
-        """Whether decode steps may run as recordings; the first use tries it out, in the calling thread."""
-        tried = try_recording(self)
-        if tried is not None:
-            self._recordings[self.span] = tried
-        return tried is not None
+    def recorder(self) -> Maker | None:
+        """What makes decode steps as recordings, if they may run so; the first use tries it out, in the calling thread."""
+        return try_recording(self)
 
     def recording(self, span: Span) -> Recording | None:
         """The recorded decode step of `span`, made at the first use; None if there is none."""
-        if not self.is_recordable:
+        if self.recorder is None:
             return None
         if span not in self._recordings and len(self._recordings) < MOST_RECORDINGS:
-            self._recordings[span] = record(self, span)
+            self._recordings[span] = self.recorder(span)
         return self._recordings.get(span)
 
     @cached_property

@@ -1,0 +1,149 @@
+/* What translated layers are made of, besides the loops that the translation writes out (swarm/shards/translation.py).
+ *
+ * Every function does the same for each row of states, whatever other rows there are.
+ */
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define WIDE 8  /* numbers of a vector */
+#define LINES 8 /* matrix rows that are read side by side */
+
+typedef float wide __attribute__((vector_size(WIDE * sizeof(float)), aligned(sizeof(float))));
+
+/* One session's cache of one layer: memory of `keys[heads][..][width]`, and where the new token stands in it. */
+struct row {
+    float *keys, *values;
+    size_t key_head, value_head; /* numbers from one head to the next */
+    size_t length;               /* tokens before the new one */
+};
+
+/* What a layer is called with besides the hidden states: the same tensor of all rows, `step` numbers apart. */
+struct extra {
+    const float *first;
+    size_t step;
+};
+
+struct layer {
+    size_t kind;
+    const float *const *weights;
+};
+
+void multiply_few_rows(size_t rows, size_t in, size_t out, const float *states, const float *weight, size_t stride,
+                       float *found);
+void attend_few_queries(size_t key_heads, size_t shared, size_t keys, size_t width, size_t value_width, float scale,
+                        const float *queries, const float *key, size_t key_stride, size_t key_head_stride,
+                        const float *value, size_t value_stride, size_t value_head_stride, float *found);
+
+static inline wide wide_at(const float *at) { return *(const wide *)at; }
+
+static inline float total_of(wide v) { return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])); }
+
+static inline float sum_of(const float *x, size_t count) {
+    wide sums[4] = {0};
+    size_t i = 0;
+    for (; i + 4 * WIDE <= count; i += 4 * WIDE)
+        for (int k = 0; k < 4; k++) sums[k] += wide_at(x + i + k * WIDE);
+    float sum = total_of((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (; i < count; i++) sum += x[i];
+    return sum;
+}
+
+/* e to the power of x: a power of two times the Taylor polynomial of what is left */
+static inline float exponential(float x) {
+    x = x > 88.0f ? 88.0f : x;
+    x = x < -87.0f ? -87.0f : x;
+    const float twos = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* 1.5 x 2^23 rounds to integers */
+    const float r = (x - twos * 0.693145752f) - twos * 1.42860677e-6f;
+    float sum = r * (1.0f / 5040) + (1.0f / 720);
+    sum = sum * r + (1.0f / 120);
+    sum = sum * r + (1.0f / 24);
+    sum = sum * r + (1.0f / 6);
+    sum = sum * r + 0.5f;
+    sum = (sum * r) * r + r + 1.0f;
+    union {
+        int32_t bits;
+        float number;
+    } power = {.bits = ((int32_t)twos + 127) << 23};
+    return sum * power.number;
+}
+
+static inline float logistic(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+static inline float tangent(float x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
+
+static inline void normalize(const float *x, size_t count, const float *weight, const float *bias, float least,
+                             float *found) {
+    const float mean = sum_of(x, count) / count;
+    for (size_t i = 0; i < count; i++) found[i] = (x[i] - mean) * (x[i] - mean);
+    const float scale = 1.0f / sqrtf(sum_of(found, count) / count + least);
+    for (size_t i = 0; i < count; i++) found[i] = (x[i] - mean) * scale;
+    if (weight)
+        for (size_t i = 0; i < count; i++) found[i] *= weight[i];
+    if (bias)
+        for (size_t i = 0; i < count; i++) found[i] += bias[i];
+}
+
+/* found[out] = state[in] x weight[in][out], in the order of additions of multiply_few_rows */
+static void multiply_row(size_t in, size_t out, const float *state, const float *weight, size_t stride, float *found) {
+    memset(found, 0, out * sizeof(float));
+    size_t k = 0;
+    for (; k + LINES <= in; k += LINES) {
+        const float *line = weight + k * stride;
+        size_t n = 0;
+        for (; n + WIDE <= out; n += WIDE) {
+            wide sum = wide_at(found + n);
+#pragma GCC unroll 8
+            for (int i = 0; i < LINES; i++) sum += wide_at(line + i * stride + n) * state[k + i];
+            *(wide *)(found + n) = sum;
+        }
+        for (; n < out; n++)
+            for (int i = 0; i < LINES; i++) found[n] += line[i * stride + n] * state[k + i];
+    }
+    for (; k < in; k++)
+        for (size_t n = 0; n < out; n++) found[n] += weight[k * stride + n] * state[k];
+}
+
+static inline void multiply_by_columns(size_t rows, size_t in, size_t out, const float *states, const float *weight,
+                                       size_t stride, float *found) {
+    if (rows == 1)
+        multiply_row(in, out, states, weight, stride, found);
+    else
+        multiply_few_rows(rows, in, out, states, weight, stride, found);
+}
+
+/* found[4] = state[in] x weight[4][in] */
+static inline void four_products(size_t in, const float *state, const float *weight, size_t stride, float *found) {
+    wide sums[4][2] = {{{0}}};
+    size_t k = 0;
+    for (; k + 2 * WIDE <= in; k += 2 * WIDE) {
+        const wide left = wide_at(state + k), right = wide_at(state + k + WIDE);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            sums[i][0] += wide_at(weight + i * stride + k) * left;
+            sums[i][1] += wide_at(weight + i * stride + k + WIDE) * right;
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        float sum = total_of(sums[i][0] + sums[i][1]);
+        for (size_t j = k; j < in; j++) sum += weight[i * stride + j] * state[j];
+        found[i] = sum;
+    }
+}
+
+/* found[rows][out] = states[rows][in] x weight[out][in] */
+static void multiply_by_rows(size_t rows, size_t in, size_t out, const float *states, const float *weight,
+                             size_t stride, float *found) {
+    size_t n = 0;
+    for (; n + 4 <= out; n += 4)
+        for (size_t r = 0; r < rows; r++)
+            four_products(in, states + r * in, weight + n * stride, stride, found + r * out + n);
+    for (; n < out; n++)
+        for (size_t r = 0; r < rows; r++) {
+            float sum = 0.0f;
+            for (size_t k = 0; k < in; k++) sum += weight[n * stride + k] * states[r * in + k];
+            found[r * out + n] = sum;
+        }
+}
