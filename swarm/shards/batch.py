@@ -8,6 +8,7 @@ import torch
 
 from swarm.shards.flat_attention import Way
 from swarm.shards.flat_run import Item, can_join, run_flat
+from swarm.shards.row_run import run_rows
 from swarm.shards.step import StepTensors
 
 Outcome = StepTensors | Exception
@@ -103,12 +104,19 @@ def _run(items: Sequence[Item], way: Way) -> list[Outcome]:
             session, step = items[0]
             outputs = [session.compute(step)]
         else:
-            outputs = run_flat(items, way)
+            outputs = _run_together(items, way)
     except Exception as error:
         for session, _ in items:
             session.lose()
         return [error] * len(items)
     return [_commit(item, output) for item, output in zip(items, outputs, strict=True)]
+
+
+def _run_together(items: Sequence[Item], way: Way) -> list[StepTensors]:
+    first = items[0][0]
+    recording = first.shard.rows_recording(first.span)
+    outputs = run_rows(items, recording) if recording is not None else None
+    return run_flat(items, way) if outputs is None else outputs
 
 
 def _commit(item: Item, output: StepTensors) -> Outcome:

@@ -49,43 +49,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TRIAL = (62, 1, 1, 1, 1)  # tokens of its steps: the cache grows by a page in between
-_TIMED_STEPS = 16
-_CLEAR_GAIN = 0.95
+TRIAL = (62, 1, 1, 1, 1)  # tokens of its steps: the cache grows by a page in between
 _VALUES_DECIDE = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 Maker = Callable[[Span], Recording]
 """Makes the recordings of parts of a shard."""
-
-
-def try_recording(shard: Shard) -> Maker | None:
-    """What makes recordings of `shard`, if they are right, and faster than what they stand for."""
-    on_cpu = shard.device.type == "cpu" and not shard.quantized
-    if not (on_cpu and shard.looks_ahead and shard.batching == "flat"):
-        return None
-    if not all(type(layer) is GrowingLayer for layer in shard.new_cache(shard.span, rollback=True).owned):
-        return None
-    return _tried(shard, "compiled", _compiling) or _tried(shard, "recorded", lambda shard: partial(record, shard))
-
-
-def _tried(shard: Shard, what: str, make: Callable[[Shard], Maker]) -> Maker | None:
-    try:
-        maker = make(shard)
-        reason = _reason_against(shard, maker)
-    except CANNOT_TRY as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    if reason is None:
-        return maker
-    logger.debug("layers %s are not %s: %s", shard.span, what, reason)
-    return None
-
-
-def _reason_against(shard: Shard, maker: Maker) -> str | None:
-    if not _is_faster(shard, maker(Span(shard.span.start, shard.span.start + 1))):
-        return "it is no faster"
-    error = _deviation(shard, maker(shard.span))
-    return None if error <= tolerance_of(shard) else f"it deviates by {error:.1e}"
 
 
 def record(shard: Shard, span: Span) -> Recording:
@@ -98,8 +67,8 @@ def record(shard: Shard, span: Span) -> Recording:
     return Recording(forms, TracedProgram(function))
 
 
-def _compiling(shard: Shard) -> Maker:
-    """Compiles all layers of `shard`; what it returns picks some of them.
+def compile_layers(shard: Shard) -> Maker:
+    """Compile all layers of `shard`; what this returns picks some of them.
 
     Raises:
         RuntimeError: if they cannot be compiled; others as `record`.
@@ -120,7 +89,7 @@ def _compiling(shard: Shard) -> Maker:
 
 def _recorded(shard: Shard, span: Span) -> tuple[tuple[CallForm, ...], Any, tuple[Tensor, ...]]:
     """How the layers are called, what they do as a function of torch, and inputs of it."""
-    session = _session_with_past(shard, span)
+    session = session_with_past(shard, span)
     with torch.inference_mode():
         calls = session.run.note_next(session.length, session.cache).calls
         forms = [taken_apart(call, session.cache)[0] for call in calls]
@@ -146,10 +115,10 @@ def _inputs(session: ShardSession) -> tuple[Tensor, ...]:
     return tuple(inputs)
 
 
-def _session_with_past(shard: Shard, span: Span) -> ShardSession:
+def session_with_past(shard: Shard, span: Span) -> ShardSession:
     session = shard.open(span, rollback=True)
     dice = torch.Generator().manual_seed(0)
-    session.apply(Step(0, 0, random_tensors(shard, span, dice, tokens=_TRIAL[0])))
+    session.apply(Step(0, 0, random_tensors(shard, span, dice, tokens=TRIAL[0])))
     return session
 
 
@@ -209,44 +178,3 @@ class _SpanStep(nn.Module):
             with flat_attention(self._configs, cache):
                 hidden = layer(*args, **kwargs)
         return hidden
-
-
-def _is_faster(shard: Shard, recording: Recording) -> bool:
-    """Whether a recording of the first layer takes clearly less time than the call in its place."""
-    span = Span(shard.span.start, shard.span.start + 1)
-    session = _session_with_past(shard, span)
-    hidden = random_tensors(shard, span, torch.Generator().manual_seed(2)).hidden
-    calls_s = recording_s = float("inf")
-    with torch.inference_mode():
-        for _ in range(_TIMED_STEPS):
-            calls_s = min(calls_s, _seconds(session, hidden, None))
-            recording_s = min(recording_s, _seconds(session, hidden, recording))
-    return recording_s < _CLEAR_GAIN * calls_s
-
-
-def _seconds(session: ShardSession, hidden: Tensor, recording: Recording | None) -> float:
-    """What one more token takes, which is forgotten again."""
-    prepared = session.run.note_next(session.length, session.cache)
-    foreseen: Foreseen = prepared
-    if recording is not None:
-        foreseen = rehearse(prepared, session.span, session.cache, recording)
-    started = time.perf_counter()
-    foreseen.run(hidden)
-    spent_s = time.perf_counter() - started
-    for layer in session.cache.owned:
-        layer.crop(-1)
-    return spent_s
-
-
-def _deviation(shard: Shard, recording: Recording) -> float:
-    """The largest deviation of recorded steps from usual ones, relative to what the layers add."""
-    usual, recorded = (shard.open(shard.span, rollback=True) for _ in range(2))
-    dice = torch.Generator().manual_seed(3)
-    start, worst = 0, 0.0
-    for number, tokens in enumerate(_TRIAL):
-        step = Step(number, start, random_tensors(shard, shard.span, dice, tokens=tokens))
-        if start:
-            recorded.prepare_next(recording)
-        worst = max(worst, deviation_of(recorded.apply(step), usual.apply(step), step.tensors))
-        start += tokens
-    return worst

@@ -23,7 +23,8 @@ from swarm.shards.foreign_code import CANNOT_RUN
 from swarm.shards.layer_state import LayerForm, forms_of
 from swarm.shards.products import use_fast_products
 from swarm.shards.quantize import state_bytes
-from swarm.shards.recording import Maker, try_recording
+from swarm.shards.recording import Maker
+from swarm.shards.recording_trial import try_compiling, try_recording, try_rows
 from swarm.shards.rehearsal import Recording
 from swarm.shards.self_check import Batching, choose_batching
 from swarm.shards.session import ShardSession
@@ -80,7 +81,7 @@ class Shard(nn.Module):
             if isinstance(module, ZeroEmbedding):
                 module.__dict__["like"] = self._like
         self._runs: dict[Span, SpanRun] = {}
-        self._recordings: dict[Span, Recording] = {}
+        self._recordings: tuple[dict[Span, Recording], dict[Span, Recording]] = {}, {}
         tensors = [*model.parameters(), *model.buffers()]
         self.quantized = state_bytes(model) > 0
         self.weight_bytes = sum(t.numel() * t.element_size() for t in tensors) + state_bytes(model)
@@ -143,7 +144,9 @@ class Shard(nn.Module):
         for index in layers:
             self.window[index] = nn.Module()
         self._runs.clear()
-        self._recordings.clear()
+        for recordings in self._recordings:
+            recordings.clear()
+        self.__dict__.pop("_recorders", None)
         return layers
 
     def open(self, span: Span, *, rollback: bool) -> ShardSession:
@@ -182,18 +185,29 @@ class Shard(nn.Module):
         """Whether sessions may prepare their next step; the first use tries it out, in the calling thread."""
         return can_look_ahead(self)
 
-    @cached_property
-    def recorder(self) -> Maker | None:
-        """What makes decode steps as recordings, if they may run so; the first use tries it out, in the calling thread."""
-        return try_recording(self)
+    def try_recordings(self) -> None:
+        """Find out how decode steps may run as recordings, in the calling thread; the first use does so otherwise."""
+        assert self._recorders is not None
 
     def recording(self, span: Span) -> Recording | None:
-        """The recorded decode step of `span`, made at the first use; None if there is none."""
-        if self.recorder is None:
+        """The recorded decode step of `span` for one session, made at the first use; None if there is none."""
+        return self._made(self._recorders[0], self._recordings[0], span)
+
+    def rows_recording(self, span: Span) -> Recording | None:
+        """The same for tokens of several sessions at once."""
+        return self._made(self._recorders[1], self._recordings[1], span)
+
+    @cached_property
+    def _recorders(self) -> tuple[Maker | None, Maker | None]:
+        compiled = try_compiling(self)
+        return try_recording(self, compiled), try_rows(self, compiled)
+
+    def _made(self, maker: Maker | None, found: dict[Span, Recording], span: Span) -> Recording | None:
+        if maker is None:
             return None
-        if span not in self._recordings and len(self._recordings) < MOST_RECORDINGS:
-            self._recordings[span] = self.recorder(span)
-        return self._recordings.get(span)
+        if span not in found and len(found) < MOST_RECORDINGS:
+            found[span] = maker(span)
+        return found.get(span)
 
     @cached_property
     def attention_configs(self) -> list[Any]:

@@ -67,14 +67,17 @@ class SpanRun:
 
     def note_next(self, length: int, cache: SpanCache) -> Prepared:
         """All that comes before and between the layers for one token at position `length`, of one row."""
+        return Prepared(length, self.note(self._shard.example(self.span), cache))
+
+    def note(self, tensors: StepTensors, cache: SpanCache) -> tuple[LayerArguments, ...]:
+        """What the layers would be called with, found without running them."""
         calls: list[LayerArguments] = []
-        tensors = self._shard.example(self.span)
         self._slot.hidden = self._moved(tensors.hidden)
         self._window.show(self._window.noting(self.span, self._slot, self._call, calls))
         try:
             self._stack(**self._arguments(tensors, cache, None))
         except SpanDone:
-            return Prepared(length, tuple(calls))
+            return tuple(calls)
         finally:
             self._window.show(None)
             self._slot.hidden = None

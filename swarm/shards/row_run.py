@@ -1,0 +1,50 @@
+"""Runs one token of each of several sessions through a program of their layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from swarm.shards.flat_attention import FlatCache, Segment, flat_attention
+from swarm.shards.flat_run import Item
+from swarm.shards.rehearsal import Grown, LayerInputs, Recording, can_grow, grown_views, taken_apart
+from swarm.shards.step import StepTensors
+
+
+def run_rows(items: Sequence[Item], recording: Recording) -> list[StepTensors] | None:
+    """The outputs of prepared steps, in torch's inference mode; None if they are not of the recording's form.
+
+    All sessions run the same layers of the same shard; `recording` is a compiled one.
+    """
+    if not all(_is_plain(item) for item in items):
+        return None
+    run, span, shard = items[0][0].run, items[0][0].span, items[0][0].shard
+    lengths = [session.length for session, _ in items]
+    hidden = torch.cat([step.tensors.hidden for _, step in items], dim=1).to(shard.dtype)
+    cache = FlatCache([Segment(1, 1, session.cache.layers, None) for session, _ in items], "flat")
+    with flat_attention(shard.attention_configs, cache):
+        calls = run.note(StepTensors(hidden, positions=torch.tensor([lengths])), cache)
+    inputs, grown = [], []
+    for index, call, recorded in zip(range(span.start, span.end), calls, recording.forms, strict=True):
+        form, tensors = taken_apart(call, cache)
+        layers = [session.cache.indexed[index] for session, _ in items]
+        if form != recorded or not all(map(can_grow, layers)):
+            return None
+        views = [grown_views(layer, length) for layer, length in zip(layers, lengths, strict=True)]
+        inputs.append(LayerInputs(views, tensors))
+        grown += [Grown(layer, *view[2:]) for layer, view in zip(layers, views, strict=True)]
+    call_program = recording.program.ready(lengths, inputs)
+    if call_program is None:
+        return None
+    found = call_program(hidden)
+    for entry in grown:
+        entry.settle()
+    return [StepTensors(piece) for piece in found.split(1, dim=1)]
+
+
+def _is_plain(item: Item) -> bool:
+    """Whether this is one token of one row, and nothing but its hidden state."""
+    session, step = item
+    tensors = step.tensors
+    return session.mask is None and tensors.is_bare and tensors.hidden.shape[:2] == (1, 1)
