@@ -10,7 +10,8 @@ import torch
 
 from swarm.core.span import Span
 from swarm.shards.foreign_code import CANNOT_TRY
-from swarm.shards.recording import _deviation, record, try_recording
+from swarm.shards.recording import record
+from swarm.shards.recording_trial import try_recording
 from swarm.shards.rehearsal import Rehearsed
 from swarm.shards.self_check import tolerance_of
 from swarm.shards.shard import MOST_RECORDINGS, Shard

@@ -29,7 +29,8 @@ def compiled(name: str) -> Any:
     return _compiled(name, [_HERE / f"{name}.c"])
 
 
-def compiled_text(name: str, text: str, files: Sequence[str]) -> Any:
+@cache
+def compiled_text(name: str, text: str, files: tuple[str, ...]) -> Any:
     """The same of a C program in `text`, which may include files beside this one and call functions of `files`."""
     with tempfile.TemporaryDirectory(prefix="swarm-") as folder:
         source = Path(folder) / f"{name}.c"

@@ -13,10 +13,8 @@ small layers after milliseconds of anything else: 1.9 instead of 3.1 ms.
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,22 +22,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from swarm.core.span import Span
-from swarm.shards.ahead import Foreseen
+from swarm.shards.compiled_layers import CompiledLayers
 from swarm.shards.fixed_sizes import with_fixed_sizes
 from swarm.shards.flat_attention import FlatCache, Segment, flat_attention
-from swarm.shards.foreign_code import CANNOT_TRY, random_tensors
-from swarm.shards.compiled_layers import CompiledLayers
+from swarm.shards.foreign_code import random_tensors
 from swarm.shards.rehearsal import (
     CallForm,
     GrownViews,
     Recording,
     TracedProgram,
     grown_views,
-    rehearse,
     taken_apart,
 )
-from swarm.shards.room import GrowingLayer
-from swarm.shards.self_check import deviation_of, tolerance_of
 from swarm.shards.step import Step
 from swarm.shards.translation import translated
 

@@ -35,7 +35,9 @@ _ROWS = 4
 
 def try_compiling(shard: Shard) -> Maker | None:
     """What makes compiled programs of layers, for one token of any number of sessions, if they are right."""
-    return _unless(shard, "compiled", lambda: _right(shard, compile_layers(shard))) if _is_plain(shard) else None
+    return (
+        _unless(shard, "compiled", lambda: _right(shard, compile_layers(shard))) if _is_plain(shard) else None
+    )
 
 
 def try_recording(shard: Shard, compiled: Maker | None) -> Maker | None:
@@ -151,11 +153,10 @@ def deviation(shard: Shard, recording: Recording, sessions: int) -> float:
     """
     dice = torch.Generator().manual_seed(3)
     pairs = [_Pair(shard, recording, dice) for _ in range(sessions)]
-    for pair in pairs:
-        for tokens in TRIAL:
-            pair.step_alone(tokens)
+    for tokens in TRIAL:
+        pairs[0].step_alone(tokens)
     if sessions > 1:
-        for number, pair in enumerate(pairs):
+        for number, pair in enumerate(pairs[1:]):
             pair.step_alone(number + 1)
         _step_together(pairs, recording)
     return max(pair.worst for pair in pairs)

@@ -69,7 +69,7 @@ def grown_views(layer: GrowingLayer, length: int) -> GrownViews:
 
 
 class LayerInputs(NamedTuple):
-    """What a layer's program takes besides the hidden state: a cache for each row, and the tensors of the layer's call."""
+    """What a layer's program takes besides the hidden state: a cache for each row, and the tensors of its call."""
 
     caches: Sequence[GrownViews]
     tensors: Sequence[Tensor]
@@ -78,7 +78,9 @@ class LayerInputs(NamedTuple):
 class Program(Protocol):
     """What some layers compute for the next token of one row."""
 
-    def ready(self, lengths: Sequence[int], inputs: Sequence[LayerInputs]) -> Callable[[Tensor], Tensor] | None:
+    def ready(
+        self, lengths: Sequence[int], inputs: Sequence[LayerInputs]
+    ) -> Callable[[Tensor], Tensor] | None:
         """All but the hidden state `[1, 1, ...]` of the token at position `lengths[0]`; None if the inputs do not fit.
 
         What this returns may be called once.
@@ -92,7 +94,9 @@ class TracedProgram:
 
     function: Any
 
-    def ready(self, lengths: Sequence[int], inputs: Sequence[LayerInputs]) -> Callable[[Tensor], Tensor] | None:
+    def ready(
+        self, lengths: Sequence[int], inputs: Sequence[LayerInputs]
+    ) -> Callable[[Tensor], Tensor] | None:
         """See `Program`."""
         given = [torch.tensor(lengths)]
         for layer in inputs:

@@ -40,7 +40,7 @@ def run_rows(items: Sequence[Item], recording: Recording) -> list[StepTensors] |
     found = call_program(hidden)
     for entry in grown:
         entry.settle()
-    return [StepTensors(piece) for piece in found.split(1, dim=1)]
+    return [StepTensors(piece) for piece in torch.split(found, 1, dim=1)]
 
 
 def _is_plain(item: Item) -> bool:

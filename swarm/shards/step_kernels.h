@@ -8,8 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define WIDE 8  /* numbers of a vector */
-#define LINES 8 /* matrix rows that are read side by side */
+#define WIDE 8 /* numbers of a vector */
 
 typedef float wide __attribute__((vector_size(WIDE * sizeof(float)), aligned(sizeof(float))));
 
@@ -31,11 +30,29 @@ struct layer {
     const float *const *weights;
 };
 
-void multiply_few_rows(size_t rows, size_t in, size_t out, const float *states, const float *weight, size_t stride,
-                       float *found);
-void attend_few_queries(size_t key_heads, size_t shared, size_t keys, size_t width, size_t value_width, float scale,
-                        const float *queries, const float *key, size_t key_stride, size_t key_head_stride,
-                        const float *value, size_t value_stride, size_t value_head_stride, float *found);
+struct kernels {
+    void (*multiply_few_rows)(size_t rows, size_t in, size_t out, const float *states, const float *weight,
+                              size_t stride, float *found);
+    void (*attend_few_queries)(size_t key_heads, size_t shared, size_t keys, size_t width, size_t value_width,
+                               float scale, const float *queries, const float *key, size_t key_stride,
+                               size_t key_head_stride, const float *value, size_t value_stride,
+                               size_t value_head_stride, float *found);
+};
+
+/* Some layers for one token of each row. */
+struct job {
+    const struct kernels *kernels;
+    size_t layers;
+    const struct layer *layer;
+    size_t rows;
+    const struct row *row;     /* layer by layer, for all rows */
+    const struct extra *extra; /* layer by layer */
+    float *work;
+};
+
+void multiply_by_rows(size_t rows, size_t in, size_t out, const float *states, const float *weight, size_t stride,
+                      float *found);
+void multiply_row(size_t in, size_t out, const float *state, const float *weight, size_t stride, float *found);
 
 static inline wide wide_at(const float *at) { return *(const wide *)at; }
 
@@ -86,64 +103,10 @@ static inline void normalize(const float *x, size_t count, const float *weight, 
         for (size_t i = 0; i < count; i++) found[i] += bias[i];
 }
 
-/* found[out] = state[in] x weight[in][out], in the order of additions of multiply_few_rows */
-static void multiply_row(size_t in, size_t out, const float *state, const float *weight, size_t stride, float *found) {
-    memset(found, 0, out * sizeof(float));
-    size_t k = 0;
-    for (; k + LINES <= in; k += LINES) {
-        const float *line = weight + k * stride;
-        size_t n = 0;
-        for (; n + WIDE <= out; n += WIDE) {
-            wide sum = wide_at(found + n);
-#pragma GCC unroll 8
-            for (int i = 0; i < LINES; i++) sum += wide_at(line + i * stride + n) * state[k + i];
-            *(wide *)(found + n) = sum;
-        }
-        for (; n < out; n++)
-            for (int i = 0; i < LINES; i++) found[n] += line[i * stride + n] * state[k + i];
-    }
-    for (; k < in; k++)
-        for (size_t n = 0; n < out; n++) found[n] += weight[k * stride + n] * state[k];
-}
-
-static inline void multiply_by_columns(size_t rows, size_t in, size_t out, const float *states, const float *weight,
-                                       size_t stride, float *found) {
+static inline void multiply_by_columns(const struct kernels *kernels, size_t rows, size_t in, size_t out,
+                                       const float *states, const float *weight, size_t stride, float *found) {
     if (rows == 1)
         multiply_row(in, out, states, weight, stride, found);
     else
-        multiply_few_rows(rows, in, out, states, weight, stride, found);
-}
-
-/* found[4] = state[in] x weight[4][in] */
-static inline void four_products(size_t in, const float *state, const float *weight, size_t stride, float *found) {
-    wide sums[4][2] = {{{0}}};
-    size_t k = 0;
-    for (; k + 2 * WIDE <= in; k += 2 * WIDE) {
-        const wide left = wide_at(state + k), right = wide_at(state + k + WIDE);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            sums[i][0] += wide_at(weight + i * stride + k) * left;
-            sums[i][1] += wide_at(weight + i * stride + k + WIDE) * right;
-        }
-    }
-    for (int i = 0; i < 4; i++) {
-        float sum = total_of(sums[i][0] + sums[i][1]);
-        for (size_t j = k; j < in; j++) sum += weight[i * stride + j] * state[j];
-        found[i] = sum;
-    }
-}
-
-/* found[rows][out] = states[rows][in] x weight[out][in] */
-static void multiply_by_rows(size_t rows, size_t in, size_t out, const float *states, const float *weight,
-                             size_t stride, float *found) {
-    size_t n = 0;
-    for (; n + 4 <= out; n += 4)
-        for (size_t r = 0; r < rows; r++)
-            four_products(in, states + r * in, weight + n * stride, stride, found + r * out + n);
-    for (; n < out; n++)
-        for (size_t r = 0; r < rows; r++) {
-            float sum = 0.0f;
-            for (size_t k = 0; k < in; k++) sum += weight[n * stride + k] * states[r * in + k];
-            found[r * out + n] = sum;
-        }
+        kernels->multiply_few_rows(rows, in, out, states, weight, stride, found);
 }

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +41,9 @@ _GELU = {
     "tanh": "{0} * logistic(1.59576912f * ({0} + 0.044715f * {0} * {0} * {0}))",
 }
 _POWERS = {2: "{0} * {0}", 3: "{0} * {0} * {0}"}
-_HIDDEN, _AT, _KEY_BUFFER, _VALUE_BUFFER, _KEYS, _VALUES, _FIRST_EXTRA = range(7)  # inputs of a recorded layer
+_HIDDEN, _AT, _KEY_BUFFER, _VALUE_BUFFER, _KEYS, _VALUES, _FIRST_EXTRA = range(
+    7
+)  # inputs of a recorded layer
 
 
 class Untranslatable(RuntimeError):
@@ -142,7 +145,8 @@ class _Translator:
     def _finish(self) -> Translation:
         work = _place(self.buffers)
         names = [
-            f"float *const v{index} = work + rows * {buffer.offset};" for index, buffer in enumerate(self.buffers)
+            f"float *const v{index} = work + rows * {buffer.offset};"
+            for index, buffer in enumerate(self.buffers)
         ]
         forms = tuple(tuple(self.inputs[_FIRST_EXTRA + index].shape[2:]) for index in self.extras)
         body = "\n".join(names + self.statements)
@@ -267,7 +271,7 @@ class _Translator:
             raise Untranslatable(f"aten::{name} with a factor")
         numbers = [_number(item) for item in given[:2]]
         terms = [self._term(item) for item, number in zip(given, numbers, strict=False) if number is None]
-        shape = torch.broadcast_shapes(*(term.form.shape for term in terms))
+        shape = np.broadcast_shapes(*(tuple(term.form.shape) for term in terms))
         places = ["{}" if number is None else number for number in numbers]
         found = self._new(shape)
         self._loop(found, _BETWEEN[name].format(*places), *terms)
@@ -294,7 +298,7 @@ class _Translator:
             f"const float *const {name} = {term.begin};" for name, term in zip(names[1:], terms, strict=True)
         ]
         for d, (size, _) in enumerate(loops):
-            ahead = "_Pragma(\"GCC ivdep\") " if d == len(loops) - 1 else ""
+            ahead = '_Pragma("GCC ivdep") ' if d == len(loops) - 1 else ""
             lines.append(f"{ahead}for (size_t i{d} = 0; i{d} < {size}; i{d}++)")
         lines += [f"{places[0]} = {expression.format(*places[1:])};", "}"]
         self._emit("\n".join(lines), found, *terms)
@@ -404,7 +408,9 @@ class _Translator:
     def _do_linear(self, source: Meaning, weight: Meaning, bias: Meaning) -> Meaning:
         return self._product(self._term(source), weight, bias)
 
-    def _do_addmm(self, bias: Meaning, source: Meaning, weight: Meaning, beta: Meaning, alpha: Meaning) -> Meaning:
+    def _do_addmm(
+        self, bias: Meaning, source: Meaning, weight: Meaning, beta: Meaning, alpha: Meaning
+    ) -> Meaning:
         if beta != 1 or alpha != 1 or not isinstance(weight, Tensor):
             raise Untranslatable("a product with factors")
         return self._product(self._term(source), weight.t(), bias)
@@ -414,15 +420,15 @@ class _Translator:
             raise Untranslatable("a product of two states, or of several tokens")
         states, (out, width) = self._plain(source), weight.shape
         if weight.stride(1) == 1:
-            way, stride = "multiply_by_rows", weight.stride(0)
+            way, stride = "multiply_by_rows(", weight.stride(0)
         elif weight.stride(0) == 1:
-            way, stride = "multiply_by_columns", weight.stride(1)
+            way, stride = "multiply_by_columns(kernels, ", weight.stride(1)
         else:
             raise Untranslatable("a matrix with gaps")
         found = self._new((*source.form.shape[:-1], out))
         matrix = self._term(weight).begin
         self._emit(
-            f"{way}(rows, {width}, {out}, {self._name(states)}, {matrix}, {stride}, {self._name(found)});",
+            f"{way}rows, {width}, {out}, {self._name(states)}, {matrix}, {stride}, {self._name(found)});",
             *(found, states),
         )
         return found if bias is None else self._between("add", [found, bias])
@@ -464,8 +470,8 @@ class _Translator:
         factor = _literal(width**-0.5 if scale is None else scale)
         self._each_row(
             [
-                f"attend_few_queries({key_heads}, {shared}, row[r].length + 1, {width}, {values.width}, {factor}, "
-                f"{term.begin}, row[r].keys, {width}, row[r].key_head, row[r].values, {values.width}, "
+                f"kernels->attend_few_queries({key_heads}, {shared}, row[r].length + 1, {width}, {values.width}, "
+                f"{factor}, {term.begin}, row[r].keys, {width}, row[r].key_head, row[r].values, {values.width}, "
                 f"row[r].value_head, {found.begin});"
             ],
             *(found, term),
