@@ -70,7 +70,7 @@ def timed(
     speculate: str | None = None,
     past: Any = None,
 ) -> Timed:
-    """Generate exactly `tokens` new ones, greedily; call `at[1]` once `at[0]` of them exist.
+    """Generate exactly `tokens` new ones, greedily, whatever they say; call `at[1]` once `at[0]` of them exist.
 
     `speculate` is the option of `SwarmModel.generate`, which local models do not have: None leaves it out. `past` is a
     cache of the model that holds the first of `ids`.
@@ -82,7 +82,7 @@ def timed(
         attention_mask=torch.ones_like(ids),
         do_sample=False,
         pad_token_id=0,
-        min_new_tokens=tokens,
+        eos_token_id=None,
         max_new_tokens=tokens,
         streamer=clock,
         stopping_criteria=StoppingCriteriaList([] if at is None else [AtToken(*at)]),

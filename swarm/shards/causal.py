@@ -16,6 +16,7 @@ from swarm.shards.boundary import PROBE_ROWS, PROBE_TOKENS, read_boundary
 from swarm.shards.loading import load_weights
 from swarm.shards.remote import CallContext, RemoteCache, RemoteRunner
 from swarm.shards.remote_layers import RemoteLayers
+from swarm.shards.shortcut import find_shortcut, with_shortcut
 from swarm.shards.source import ModelSource
 from swarm.shards.stack import read_layer_call, stack_of
 from swarm.shards.traits import ModelTraits, read_traits
@@ -42,6 +43,7 @@ def load_client_model(
     cls = _client_class(base, config, runner, mixin)
     model = load_weights(source, cls, config, dtype=dtype, device=torch.device(device)).model
     _find_boundary(model)
+    model.__dict__["shortcut"] = find_shortcut(model, cache_argument(cls))
     if (source.folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(source.folder, local_files_only=True)
     return model
@@ -85,6 +87,7 @@ def _client_class(
         "__init__": build,
         "__module__": cls.__module__,
         "from_pretrained": classmethod(cast(Any, cls.from_pretrained).__func__),  # not the mixin's
+        "forward": with_shortcut(cls),
         "_prepare_cache_for_generation": _prepare_cache,
         "prepare_inputs_for_generation": _without_cached(cls),
         "_supports_default_dynamic_cache": classmethod(lambda cls: True),
@@ -176,13 +179,9 @@ def _watch_calls(model: PreTrainedModel, stack: nn.Module, remote: RemoteLayers)
         context.arguments, context.cache = given, cache
         return (), given
 
-    def leave_stack(*_: Any) -> None:
-        context.arguments, context.cache, context.per_layer = {}, None, None
-        context.outer_mask, context.keep_last = None, 0  # a call of the stack alone has no outer model
-
     model.register_forward_pre_hook(enter_model, with_kwargs=True)
     stack.register_forward_pre_hook(enter_stack, with_kwargs=True)
-    stack.register_forward_hook(leave_stack, always_call=True)
+    stack.register_forward_hook(lambda *_: context.clear(), always_call=True)
     _keep_per_layer_inputs(stack, context)
 
 

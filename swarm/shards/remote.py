@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -129,6 +130,11 @@ class RemoteCache(Cache):
         self._session = self._finalizer = self._select = self._failed = None
         self._length[0] = self._number = self._rows = 0
 
+    def pretend(self, length: int) -> None:
+        """Be as long as a cache of `length` tokens, for trials that open no session."""
+        assert self._session is None
+        self._length[0] = length
+
     def _next_step(self, tensors: StepTensors) -> Step:
         """The step for these tensors; a repetition of a failed one keeps its number."""
         step = Step(self._number, self.length, tensors, self._select)
@@ -248,3 +254,9 @@ class CallContext(threading.local):
         self.per_layer: Tensor | None = None
         self.cache: RemoteCache | None = None
         self.probing = False
+        self.answer: Callable[[Tensor], Tensor] | None = None  # in place of the layers'
+
+    def clear(self) -> None:
+        """The call is over."""
+        self.arguments, self.cache, self.per_layer = {}, None, None
+        self.outer_mask, self.keep_last = None, 0  # a call of the stack alone has no outer model
