@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from swarm.shards.foreign_code import CANNOT_TRY
-from swarm.shards.remote import CallContext
+from swarm.shards.remote import CallContext, RemoteCache
 from swarm.shards.remote_layers import RemoteLayers
+from swarm.shards.stack import text_config
 
 _LENGTHS = (5, 9)  # of the pasts that it is tried with
-_TAKEN = {"attention_mask", "input_ids", "position_ids", "logits_to_keep"}
+_USUAL = ("return_dict", "use_cache")  # True, also where nothing is said
+_TAKEN = ("attention_mask", "input_ids", "position_ids")
 
 
 class Shortcut:
@@ -42,20 +44,23 @@ class Shortcut:
         self._norm = norm
         self._form = form
         self._cache_name = cache_name
+        self._known = {*_TAKEN, *_USUAL, "logits_to_keep", cache_name}  # one token has no others' logits
         self._limit: int | None = self._remote.__dict__["traits"].position_limit
 
     def takes(self, given: dict[str, Any]) -> bool:
         """Whether the model is called for one token of one row after others, and for nothing besides its logits."""
         ids, cache = given.get("input_ids"), given.get(self._cache_name)
-        if not isinstance(ids, Tensor) or ids.shape != (1, 1) or cache is None or not cache.length:
+        if not isinstance(ids, Tensor) or ids.shape != (1, 1):
+            return False
+        if not isinstance(cache, RemoteCache) or not cache.length:
             return False
         if torch.is_grad_enabled() or _hooks_of(self._stack) != self._hooks:
             return False
         if self._limit is not None and cache.length >= self._limit:
             return False
-        keep = given.get("logits_to_keep", 0)
-        others = (value for name, value in given.items() if name not in _TAKEN and name != self._cache_name)
-        return isinstance(keep, int) and all(value is None or isinstance(value, bool) for value in others)
+        is_usual = all(given.get(name) in (None, True) for name in _USUAL)
+        others = (value for name, value in given.items() if name not in self._known)
+        return is_usual and not any(value is not None and value is not False for value in others)
 
     def run(self, given: dict[str, Any]) -> Any:
         """What the model would return for arguments that this `takes`."""
@@ -85,7 +90,11 @@ def with_shortcut(cls: type) -> Callable[..., Any]:
 @torch.no_grad()
 def find_shortcut(model: Any, cache_name: str) -> Shortcut | None:
     """That of a model without one, if there is any: found by trying."""
-    if model.remote_layers.__dict__["traits"].per_layer_width or model.get_output_embeddings() is None:
+    config = text_config(model.config)
+    is_usual = all(getattr(config, name, True) for name in _USUAL)
+    if not is_usual or model.remote_layers.__dict__["traits"].per_layer_width:
+        return None
+    if model.get_output_embeddings() is None:
         return None
     try:
         trials = [_Trial(model, cache_name, length) for length in _LENGTHS]
@@ -127,11 +136,12 @@ class _Trial:
         """Whether the short way sends the same into the layers, and returns the same."""
         entered, expected = self.entered, dict(self.output)
         try:
-            found = dict(self._called(lambda given: shortcut.run(given)))
+            found = dict(self._called(shortcut.run))
         except CANNOT_TRY:
             return False
         same_form = found.keys() == expected.keys() == {"logits", self._cache_name}
-        assert entered is not None and self.entered is not None
+        assert entered is not None
+        assert self.entered is not None
         return same_form and _same(entered, self.entered) and _same(expected["logits"], found["logits"])
 
     def _called(self, call: Callable[[dict[str, Any]], Any]) -> Any:
