@@ -53,6 +53,7 @@ def test_another_way_of_computing_for_longer_pasts_is_refused() -> None:
 @pytest.mark.slow
 def test_the_program_of_a_layer_computes_no_sizes() -> None:
     shard = Shard.load(source_of("llama"), Span(1, 3), dtype=torch.float32, device=CPU)
-    found = kinds(record(shard, shard.span).program)
+    program: Any = record(shard, shard.span).program
+    found = kinds(program.function)
     assert not {"prim::NumToTensor", "aten::size", "aten::floor_divide", "aten::Int"} & set(found)
     assert found.count("aten::scaled_dot_product_attention") == 2

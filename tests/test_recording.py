@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from swarm.core.span import Span
 from swarm.shards.foreign_code import CANNOT_TRY
 from swarm.shards.recording import record
-from swarm.shards.recording_trial import try_recording
+from swarm.shards.recording_trial import deviation, try_compiling, try_recording
 from swarm.shards.rehearsal import Rehearsed
 from swarm.shards.self_check import tolerance_of
 from swarm.shards.shard import MOST_RECORDINGS, Shard
@@ -65,7 +66,8 @@ def test_layers_whose_values_decide_are_not_recorded_wrongly(model_type: str) ->
     try:
         recording = record(shard, shard.span)
     except CANNOT_TRY:
-        assert try_recording(shard) is None
+        assert try_compiling(shard) is None
+        assert try_recording(shard, None) is None
         return
     usual, recorded = (shard.open(shard.span, rollback=True) for _ in range(2))
     torch.manual_seed(0)
@@ -86,25 +88,28 @@ def test_a_branch_on_a_value_is_refused() -> None:
     layer.register_forward_hook(look)
     with pytest.raises(RuntimeError, match="values decide"):
         record(shard, shard.span)
-    assert try_recording(shard) is None
+    assert try_compiling(shard) is None
+    assert try_recording(shard, None) is None
 
 
 def test_sliding_windows_are_not_recorded() -> None:
-    assert try_recording(shard_of("mistral")) is None
+    shard = shard_of("mistral")
+    assert try_compiling(shard) is None
+    assert try_recording(shard, None) is None
 
 
 def test_what_changes_from_call_to_call_is_found_out() -> None:
     shard = shard_of("llama")
-    assert _deviation(shard, record(shard, shard.span)) <= tolerance_of(shard)
+    assert deviation(shard, record(shard, shard.span), 1) <= tolerance_of(shard)
     calls = itertools.count(1)
     layer: Any = shard.window[2]
     layer.register_forward_hook(lambda module, inputs, output: output * next(calls))
-    assert _deviation(shard, record(shard, shard.span)) > tolerance_of(shard)
+    assert deviation(shard, record(shard, shard.span), 1) > tolerance_of(shard)
 
 
 def test_parts_of_a_span_are_recorded_when_they_are_first_used_but_not_without_end() -> None:
     shard = shard_of("llama", 0, 5)
-    shard.__dict__["is_recordable"] = True
+    shard.__dict__["_recorders"] = (partial(record, shard), None)
     spans = [Span(start, end) for start in range(5) for end in range(start + 1, 6)]
     found = [shard.recording(span) for span in spans]
     assert [recording is not None for recording in found] == [True] * MOST_RECORDINGS + [False] * 7
