@@ -109,6 +109,8 @@ LAYERS: dict[str, Layer] = {
     "product by rows": lambda h, e: functional.linear(h, SQUARE),
     "product by columns": lambda h, e: functional.linear(h, columns(WIDTH, WIDTH)),
     "product of a part": lambda h, e: functional.linear(h[..., 3:16], draw(WIDTH, 13)),
+    "product of the first part": lambda h, e: functional.linear(h[..., :13], draw(WIDTH, 13)),
+    "product of the first part of a sum": lambda h, e: functional.linear((h + 1)[..., :13], draw(WIDTH, 13)),
     "product with bias": lambda h, e: functional.linear(h, SQUARE, draw(WIDTH)) + h,
     "product with gaps": lambda h, e: functional.linear(h, columns(2 * WIDTH, WIDTH)[WIDTH:]),
     "addmm": lambda h, e: torch.addmm(draw(WIDTH), h.view(1, WIDTH), SQUARE).view(1, 1, WIDTH),
@@ -173,6 +175,23 @@ def test_rows_attend_to_caches_of_their_own() -> None:
         torch.testing.assert_close(found[:, row : row + 1], output, rtol=1e-5, atol=1e-5)
         for mine, theirs in zip(buffers[row], copies, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_each_layer_gets_tensors_of_its_own() -> None:
+    def layer(
+        hidden: Tensor, at: Tensor, kb: Tensor, vb: Tensor, k: Tensor, v: Tensor, extra: Tensor
+    ) -> Tensor:
+        return hidden * extra.repeat_interleave(5, -1)
+
+    program = CompiledLayers.compile([translation_of(layer)] * 3).program(0, 3)
+    hidden, extras = draw(1, 2, WIDTH), [draw(1, 2, EXTRA) + number for number in range(3)]
+    caches = [tuple(example()[2:6])] * 2
+    run = program.ready([5, 5], [LayerInputs(caches, [extra]) for extra in extras])  # type: ignore[arg-type]
+    assert run is not None
+    expected = hidden
+    for extra in extras:
+        expected = expected * extra.repeat_interleave(5, -1)
+    torch.testing.assert_close(run(hidden), expected)
 
 
 def test_inputs_of_another_form_do_not_run() -> None:

@@ -25,15 +25,17 @@ class Term:
     Attributes:
         form: on the meta device.
         buffer: the number of its memory, if it is the function's own.
+        size: how many numbers after the first of a row the next row begins, where all rows stand in one piece.
     """
 
     memory: str
     form: Tensor
     buffer: int | None = None
+    size: int | None = None
 
     def seen_as(self, form: Tensor) -> Term:
         """The same memory, looked at in another way."""
-        return Term(self.memory, form, self.buffer)
+        return Term(self.memory, form, self.buffer, self.size)
 
     @property
     def begin(self) -> str:
@@ -85,7 +87,7 @@ class CFunction:
         form = torch.empty(tuple(shape), device="meta")
         self.buffers.append(Buffer(form.numel(), len(self.statements)))
         index = len(self.buffers) - 1
-        return Term(f"v{index} + r * {form.numel()}", form, index)
+        return Term(f"v{index} + r * {form.numel()}", form, index, form.numel())
 
     def emit(self, statement: str, *terms: Term) -> None:
         """Add a statement that reads or writes `terms`."""
@@ -126,9 +128,8 @@ class CFunction:
 
     def plain(self, term: Term) -> Term:
         """The same with all its numbers side by side, and one row after the other."""
-        is_whole = term.buffer is None or self.buffers[term.buffer].size == term.form.numel()
-        is_own = term.buffer is not None or term.memory.startswith("hidden")
-        if is_whole and is_own and term.form.is_contiguous() and term.form.storage_offset() == 0:
+        is_whole = term.size == term.form.numel()
+        if is_whole and term.form.is_contiguous() and term.form.storage_offset() == 0:
             return term
         return self.copy(term, term.form.shape)
 

@@ -79,7 +79,7 @@ class _Translator:
 
     def _input(self, index: int, tensor: Tensor) -> Meaning:
         if index == _HIDDEN:
-            return Term(f"hidden + r * {tensor.numel()}", form_of(tensor))
+            return Term(f"hidden + r * {tensor.numel()}", form_of(tensor), size=tensor.numel())
         if index == _AT:
             return None
         if index < _FIRST_EXTRA:
