@@ -18,7 +18,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from tests.peers import LocalSwarm, PeerProcess
 
 OPTIONS = ("--threads", "1", "--cache-tokens", "8192", "--lease-s", "9", "--no-reuse-speed")
-TWIN_FACTOR, SLOW_FACTOR = 4.0, 40.0
+TWIN_FACTOR, SLOW_FACTOR = 8.0, 80.0
 
 
 class SlowSwarm:

@@ -127,8 +127,9 @@ class _Run:
     memory: Any
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        found = torch.empty_like(hidden)
-        self.function(_at(self.job), hidden.data_ptr(), found.data_ptr())
+        states = hidden.contiguous()
+        found = torch.empty_like(states)
+        self.function(_at(self.job), states.data_ptr(), found.data_ptr())
         return found
 
 

@@ -223,16 +223,19 @@ class Operations:
 
     def _do_index_copy_(self, cache: Meaning, dim: Meaning, at: Meaning, states: Meaning) -> Meaning:
         term = self.term(states)
-        heads, width = term.form.shape[1], term.form.shape[-1]
-        if not isinstance(cache, Cached) or dim != 2 or at is not None or width != cache.width:
+        width = term.form.shape[-1]
+        if not isinstance(cache, Cached) or dim != 2 or at is not None:
             raise Untranslatable("writing into something else than the cache")
+        if term.form.shape != (1, cache.heads, 1, cache.width):
+            raise Untranslatable(
+                f"{tuple(term.form.shape)} for a token of {cache.heads} heads of {cache.width}"
+            )
         head = f"row[r].{cache.name.removesuffix('s')}_head"
         lines = [
             f"memcpy(row[r].{cache.name} + {index} * {head} + row[r].length * {width}, {term.begin} + {place}, "
             f"{width} * sizeof(float));"
             for index, place in enumerate(term.lines())
         ]
-        assert len(lines) == heads, "one token of one row"
         self.function.each_row(lines, term)
         return cache
 
@@ -250,7 +253,9 @@ class Operations:
         term = self.function.plain(self.term(query))
         _, key_heads, shared, width = term.form.shape
         is_known = isinstance(keys, Cached) and isinstance(values, Cached)
-        if not is_known or (keys.heads, keys.width) != (key_heads, width) or values.heads != key_heads:
+        if not is_known or (keys.name, values.name) != ("keys", "values"):
+            raise Untranslatable("attention to something else than the cache")
+        if (keys.heads, keys.width) != (key_heads, width) or values.heads != key_heads:
             raise Untranslatable("attention to something else than the cache")
         if mask is not None or dropout or causal or grouped:
             raise Untranslatable("attention to a part of the cache")
