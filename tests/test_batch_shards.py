@@ -217,7 +217,12 @@ def test_steps_through_other_layers_share_a_call_but_no_forward() -> None:
         assert_close(worked(outcomes[index]).hidden, twin.apply(one_more(twin, index)).hidden)
 
 
-def test_a_failing_forward_loses_the_sessions_that_were_in_it_and_no_other() -> None:
+def test_a_failing_forward_loses_the_sessions_that_were_in_it_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(
+        middle_shard("llama").__dict__, "_recorders", (None, None)
+    )  # compiled layers call no hooks
     inside, outside = opened("llama", 2), opened("llama", 2, Span(1, 2))
     layer: Any = middle_shard("llama").window[3]
     handle = layer.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(MemoryError()))

@@ -246,6 +246,14 @@ def test_heads_that_fill_no_vector_are_refused() -> None:
         translation_of(layer, inputs)
 
 
+@pytest.mark.parametrize("index", [0, 2, 5])
+def test_states_of_another_precision_are_refused(index: int) -> None:
+    inputs = example()
+    inputs[index] = inputs[index].double()
+    with pytest.raises(Untranslatable, match=r"states of torch.float64"):
+        translation_of(lambda h, at, kb, vb, k, v, e: h * 2, inputs)
+
+
 def test_arguments_that_are_not_of_one_token_are_refused_when_they_are_used() -> None:
     inputs = [*example()[:6], draw(3, EXTRA)]
     translation_of(lambda h, at, kb, vb, k, v, e: h * 2, inputs)

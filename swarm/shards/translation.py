@@ -78,6 +78,8 @@ class _Translator:
         return Translation(body, tuple(operations.weights), tuple(self.extras), forms, work)
 
     def _input(self, index: int, tensor: Tensor) -> Meaning:
+        if index < _FIRST_EXTRA and index != _AT and tensor.dtype != torch.float32:
+            raise Untranslatable(f"states of {tensor.dtype}")
         if index == _HIDDEN:
             return Term(f"hidden + r * {tensor.numel()}", form_of(tensor), size=tensor.numel())
         if index == _AT:
