@@ -93,7 +93,7 @@ class Stint:
         read = sum(index not in held for index in range(span.start, span.end))
         load_s = (time.monotonic() - began_s) / read
         batching = await shop.executor.run(lambda: shard.batching)
-        await shop.executor.run(shard.try_recordings)  # in the device's thread
+        await shop.executor.run(lambda: shard.recorders)  # tried out in the device's thread
         logger.info(
             "steps of several sessions run %s",
             batching if batching == "one by one" else f"in one {batching} batch",

@@ -221,7 +221,7 @@ def test_a_failing_forward_loses_the_sessions_that_were_in_it_and_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(
-        middle_shard("llama").__dict__, "_recorders", (None, None)
+        middle_shard("llama").__dict__, "recorders", (None, None)
     )  # compiled layers call no hooks
     inside, outside = opened("llama", 2), opened("llama", 2, Span(1, 2))
     layer: Any = middle_shard("llama").window[3]

@@ -36,7 +36,7 @@ def shard_of(model_type: str) -> Shard:
     """Three layers, whose steps of several sessions and of one run compiled."""
     shard = fresh(model_type)
     maker = compile_layers(shard)
-    shard.__dict__["_recorders"] = (maker, maker)
+    shard.__dict__["recorders"] = (maker, maker)
     return shard
 
 

@@ -121,7 +121,7 @@ def steps(session: ShardSession, count: int) -> Iterator[Step]:
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many keys each call of the compiled attention had, in layers that are not compiled as a whole."""
-    monkeypatch.setitem(with_past(1).shard.__dict__, "_recorders", (None, None))
+    monkeypatch.setitem(with_past(1).shard.__dict__, "recorders", (None, None))
     counts: list[int] = []
 
     def counted(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

@@ -109,7 +109,7 @@ def test_what_changes_from_call_to_call_is_found_out() -> None:
 
 def test_parts_of_a_span_are_recorded_when_they_are_first_used_but_not_without_end() -> None:
     shard = shard_of("llama", 0, 5)
-    shard.__dict__["_recorders"] = (partial(record, shard), None)
+    shard.__dict__["recorders"] = (partial(record, shard), None)
     spans = [Span(start, end) for start in range(5) for end in range(start + 1, 6)]
     found = [shard.recording(span) for span in spans]
     assert [recording is not None for recording in found] == [True] * MOST_RECORDINGS + [False] * 7

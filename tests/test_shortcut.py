@@ -1,197 +1,180 @@
-"""The short way of a client's single tokens gives what the model's own code gives, or is not taken."""
+"""Direct connections: offered to one peer, used once, and never needed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
-import torch
 
-from swarm.core.errors import RequestError
-from swarm.shards.causal import cache_argument
-from swarm.shards.shortcut import Shortcut, find_shortcut
-from tests.shard_lab import generate, left_padded, prompt, twins_of
+from swarm.core.config import NodeConfig
+from swarm.core.errors import NodeError, PeerIncompatible
+from swarm.security.identity import Identity
+from swarm.wire.frames import Frame, FrameDecoder, encode
+from swarm.wire.messages import Hello, Shortcut
+from swarm.wire.node import Node
+from swarm.wire.sealed import SealedConnection
+from swarm.wire.shortcut import ShortcutListener, dial_shortcut, read_shortcut
+from swarm.wire.step_messages import Output, StepMessage
+from swarm.wire.switchboard import SHORTCUT_STREAM
+from tests.wire_child import echo
+from tests.wire_nodes import SESSION, Inbox, float_meta, ignore, node, run
 
-pytestmark = pytest.mark.slow
-SHORT = ["llama", "qwen3", "olmo2", "phi", "gpt_neox", "gemma", "mistral", "qwen3_moe"]
-LONG = ["gpt2", "opt", "gemma2", "cohere", "bloom"]
-"""Positions are added to the embeddings, or logits are scaled or capped."""
-
-
-class Counted(Shortcut):
-    """A shortcut that counts how often it is taken."""
-
-    taken = 0
-
-    def run(self, given: dict[str, Any]) -> Any:
-        """See `Shortcut`."""
-        self.taken += 1
-        return super().run(given)
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+HOSTS = ["127.0.0.1"]
 
 
-@pytest.fixture
-def counted() -> Iterator[Any]:
-    """Makes the shortcut of an architecture's client count; all is as before afterwards."""
-    changed: list[Shortcut] = []
+class Arrivals:
+    """Connections that a listener has handed over."""
 
-    def count(model_type: str) -> tuple[Any, Counted]:
-        model = twins_of(model_type).model
-        shortcut = model.shortcut
-        shortcut.__class__, shortcut.taken = Counted, 0
-        changed.append(shortcut)
-        return model, shortcut
+    def __init__(self) -> None:
+        self.found: asyncio.Queue[tuple[str, SealedConnection]] = asyncio.Queue()
 
-    yield count
-    for shortcut in changed:
-        shortcut.__class__ = Shortcut
+    def __call__(self, peer_id: str, connection: SealedConnection) -> None:
+        self.found.put_nowait((peer_id, connection))
 
 
-def without_shortcut(model: Any, **arguments: Any) -> Any:
-    """What the model generates by its own code alone."""
-    shortcut, model.__dict__["shortcut"] = model.__dict__["shortcut"], None
+@asynccontextmanager
+async def listening() -> AsyncIterator[tuple[ShortcutListener, Arrivals]]:
+    arrivals = Arrivals()
+    listener = await ShortcutListener.start("127.0.0.1", 0, arrivals)
     try:
-        return generate(model, **arguments)
+        yield listener, arrivals
     finally:
-        model.__dict__["shortcut"] = shortcut
+        listener.close()
 
 
-@pytest.mark.parametrize("model_type", SHORT)
-def test_logits_are_the_very_same(counted: Any, model_type: str) -> None:
-    model, shortcut = counted(model_type)
-    given: dict[str, Any] = {"input_ids": prompt(), "output_logits": True, "return_dict_in_generate": True}
-    expected = without_shortcut(model, **given)
-    assert shortcut.taken == 0
-    found = generate(model, **given)
-    assert shortcut.taken == len(found.logits) - 1
-    assert model.remote_layers.__dict__["context"].cache is None  # or the stack alone would go on with it
-    assert expected.sequences.tolist() == found.sequences.tolist()
-    assert all(torch.equal(a, b) for a, b in zip(expected.logits, found.logits, strict=True))
+def offer_to(listener: ShortcutListener, peer_id: str) -> Shortcut:
+    [frame] = FrameDecoder().feed(listener.offer(peer_id))
+    assert isinstance(frame, Frame)
+    assert isinstance(frame.message, Shortcut)
+    return frame.message
 
 
-@pytest.mark.parametrize("model_type", LONG)
-def test_models_whose_own_code_does_more_have_none(model_type: str) -> None:
-    assert twins_of(model_type).model.shortcut is None
+def test_a_token_opens_one_connection_for_the_peer_it_was_made_for() -> None:
+    async def scenario() -> None:
+        async with listening() as (listener, arrivals):
+            shortcut = offer_to(listener, "ada")
+            first = await dial_shortcut(shortcut, HOSTS)
+            assert first is not None
+            peer_id, accepted = await arrivals.found.get()
+            assert peer_id == "ada"
+            reader, writer = await asyncio.open_connection("127.0.0.1", shortcut.port)
+            writer.write(shortcut.token)
+            assert await _ended(reader), "a second one with the same token"
+            writer.close()
+            first.close()
+            accepted.close()
+
+    run(scenario())
 
 
-def test_sampling_and_processors_work_as_ever(counted: Any) -> None:
-    model, shortcut = counted("llama")
-    given: dict[str, Any] = {
-        "input_ids": prompt(),
-        "do_sample": True,
-        "repetition_penalty": 1.3,
-        "min_new_tokens": 9,
-        "seed": 3,
-    }
-    assert without_shortcut(model, **given).tolist() == generate(model, **given).tolist()
-    assert shortcut.taken > 0
+def test_whoever_shows_no_token_is_sent_away() -> None:
+    async def scenario() -> None:
+        async with listening() as (listener, arrivals):
+            offer_to(listener, "ada")
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            writer.write(b"x" * 64)
+            assert await _ended(reader)
+            assert arrivals.found.empty()
+            writer.close()
+
+    run(scenario())
 
 
-def test_a_session_goes_on_after_other_calls(counted: Any) -> None:
-    """Tokens, pieces of several tokens and roll-backs in turn on one cache."""
-    model, shortcut = counted("llama")
-    ids, found = prompt(20), []
-    for one_way in (True, False):
-        cache, logits = model.remote_layers.new_cache(), []
-        if one_way:
-            model.__dict__["shortcut"] = None
-        with torch.no_grad():
-            for begin, end in ((0, 5), (5, 6), (6, 9), (9, 10), (10, 11)):
-                output = model(input_ids=ids[:, begin:end], past_key_values=cache, use_cache=True)
-                assert output.past_key_values is cache
-                logits.append(output.logits)
-            cache.crop(-2)
-            logits.append(model(input_ids=ids[:, 9:10], past_key_values=cache).logits)
-        found.append(torch.cat(logits, dim=1))
-        cache.close()
-        model.__dict__["shortcut"] = shortcut
-    assert shortcut.taken == 4
-    assert torch.equal(*found)
+def test_a_port_that_nobody_listens_on_is_no_shortcut() -> None:
+    async def scenario() -> None:
+        async with listening() as (listener, _):
+            shortcut = offer_to(listener, "ada")
+        assert await dial_shortcut(shortcut, HOSTS) is None
+
+    run(scenario())
 
 
-def test_one_padded_row_generates_the_same(counted: Any) -> None:
-    model, shortcut = counted("llama")
-    batch: dict[str, Any] = left_padded((9, 5))
-    row: dict[str, Any] = {name: value[1:] for name, value in batch.items()}
-    assert without_shortcut(model, **row).tolist() == generate(model, **row).tolist()
-    assert shortcut.taken > 0
-    assert generate(model, **row).tolist()[0] == generate(model, **batch).tolist()[1]
+def test_what_is_no_shortcut_is_refused() -> None:
+    async def scenario() -> None:
+        reader = asyncio.StreamReader()
+        reader.feed_data(encode(Hello(protocol=1)))
+        with pytest.raises(PeerIncompatible, match="Hello instead of a shortcut"):
+            await read_shortcut(reader)
+        ended = asyncio.StreamReader()
+        ended.feed_eof()
+        with pytest.raises(EOFError):
+            await read_shortcut(ended)
+
+    run(scenario())
 
 
-def test_positions_that_are_not_the_next_ones_reach_the_layers(counted: Any) -> None:
-    model, shortcut = counted("llama")
-    found = []
-    with torch.no_grad():
-        for position in (8, 20):
-            cache = model.remote_layers.new_cache()
-            model(input_ids=prompt(8), past_key_values=cache)
-            output = model(
-                input_ids=prompt(1), past_key_values=cache, position_ids=torch.tensor([[position]])
-            )
-            found.append(output.logits)
-            cache.close()
-    assert shortcut.taken == 2
-    assert not torch.allclose(found[0], found[1], atol=1e-4)
+def test_links_are_direct_where_they_can_be_and_carry_the_same() -> None:
+    async def scenario() -> None:
+        inbox = Inbox()
+        async with node(echo) as server, node(inbox, peers=server.addresses, listen=False) as client:
+            link = await client.connect(server.peer_id)
+            assert link.direct
+            for count in (1, 700_000):
+                step = StepMessage(session=SESSION, number=count, start=0, tensors=[float_meta(count)])
+                await link.send(step, [bytes(4 * count)])
+                _, message, payload = await inbox.next()
+                assert isinstance(message, Output)
+                assert (message.number, payload) == (count, bytes(4 * count))
+            assert [link.direct for link in server.links()] == [True]
+
+    run(scenario())
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"labels": prompt(1)},
-        {"inputs_embeds": torch.zeros(1, 1, 32), "input_ids": None},
-        {"return_dict": False},
-        {"use_cache": False},
-    ],
-)
-def test_what_asks_for_more_goes_the_usual_way(counted: Any, more: dict[str, Any]) -> None:
-    model, shortcut = counted("llama")
-    cache = model.remote_layers.new_cache()
-    with torch.no_grad():
-        model(input_ids=prompt(8), past_key_values=cache)
-        output = model(**{"input_ids": prompt(1), "past_key_values": cache, **more})
-    cache.close()
-    assert isinstance(output, tuple) == ("return_dict" in more)
-    assert shortcut.taken == 0
+@pytest.mark.parametrize("lure", ["nobody", "somebody else"])
+def test_without_a_way_past_libp2p_the_link_runs_through_it(lure: str) -> None:
+    """Behind a router the port may lead nowhere, or to another machine's service."""
+
+    async def scenario() -> None:
+        with socket.socket() as held:
+            held.bind(("127.0.0.1", 0))
+            if lure == "somebody else":
+                held.listen()
+            port = held.getsockname()[1]
+
+            async def mislead(info: object, reader: object, writer: asyncio.StreamWriter) -> None:
+                writer.write(encode(Shortcut(port=port, token=bytes(16), key=bytes(32))))
+                writer.close()
+
+            async with node(ignore) as server, node(ignore, peers=server.addresses) as client:
+                await server._daemon.p2p.remove_binary_stream_handler(SHORTCUT_STREAM)
+                await server._daemon.p2p.add_binary_stream_handler(SHORTCUT_STREAM, mislead)
+                link = await client.connect(server.peer_id)
+                assert not link.direct
+
+    run(scenario())
 
 
-def test_hooks_on_the_stack_are_called(counted: Any) -> None:
-    model, shortcut = counted("llama")
-    seen: list[int] = []
-    handle = model.remote_stack.register_forward_hook(lambda *_: seen.append(1))
-    generate(model, input_ids=prompt(), max_new_tokens=4)
-    handle.remove()
-    assert (len(seen), shortcut.taken) == (4, 0)
+def test_a_node_that_offers_no_direct_links_is_reached_through_libp2p() -> None:
+    async def scenario() -> None:
+        config = NodeConfig(host="127.0.0.1", direct_port=None)
+        server = await Node.start(config, Identity.ephemeral(), handler=ignore)
+        try:
+            async with node(ignore, peers=server.addresses) as client:
+                assert not (await client.connect(server.peer_id)).direct
+        finally:
+            await server.stop()
+
+    run(scenario())
 
 
-def test_positions_end_with_a_clear_error(counted: Any) -> None:
-    model, shortcut = counted("llama")
-    cache = model.remote_layers.new_cache()
-    with torch.no_grad():
-        model(input_ids=prompt(8), past_key_values=cache)
-        shortcut._limit = cache.length
-        assert not shortcut.takes({"input_ids": prompt(1), "past_key_values": cache})
-        shortcut._limit = None
-    cache.close()
+def test_a_direct_port_in_use_is_named() -> None:
+    async def scenario() -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            config = NodeConfig(host="127.0.0.1", direct_port=taken.getsockname()[1])
+            with pytest.raises(NodeError, match="choose another --direct-port"):
+                await Node.start(config, Identity.ephemeral(), handler=ignore)
+
+    run(scenario())
 
 
-def test_a_cache_that_lives_here_is_refused_as_ever(counted: Any) -> None:
-    from transformers import DynamicCache
-
-    model, _ = counted("llama")
-    with torch.no_grad(), pytest.raises(RequestError, match="cannot be used here"):
-        model(input_ids=prompt(1), past_key_values=DynamicCache())
-
-
-def test_a_norm_that_does_more_than_it_shows_is_found_out() -> None:
-    """The trial compares numbers, not names."""
-    model = twins_of("llama").model
-    stack = model.remote_stack
-
-    def doubled(module: object, args: object, output: Any) -> Any:
-        output.last_hidden_state = output.last_hidden_state * 2
-        return output
-
-    handle = stack.register_forward_hook(doubled)
-    assert find_shortcut(model, cache_argument(type(model))) is None
-    handle.remove()
-    assert find_shortcut(model, cache_argument(type(model))) is not None
+async def _ended(reader: asyncio.StreamReader) -> bool:
+    try:
+        return not await reader.read(1)
+    except ConnectionResetError:
+        return True

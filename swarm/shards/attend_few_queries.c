@@ -5,10 +5,11 @@
  * down when a greater one comes.
  */
 
+#include "vectors.h"
+
 #include <stddef.h>
 #include <string.h>
 
-#define LANES 8
 #define BLOCK 16       /* keys that are weighed before their values are summed; they stay in the cache meanwhile */
 #define MOST 8         /* query heads that share a pass over the keys */
 #define WIDE 256       /* numbers of a head, at most */
@@ -16,17 +17,10 @@
 #define NOTHING (-3.4e38f)
 #define LEAST (-87.0f) /* e to this power is about the least number of full precision */
 
-typedef float vector __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
 typedef int whole __attribute__((vector_size(LANES * sizeof(int)), aligned(sizeof(int))));
 
 #define UNROLL(times) _Pragma(#times)
 #define EACH UNROLL(GCC unroll 4)
-
-static vector load(const float *at) { return *(const vector *)at; }
-
-static float total(vector v) {
-    return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]));
-}
 
 /* The totals of four vectors, side by side. */
 static void totals(const vector v[4], float *found) {
@@ -39,20 +33,11 @@ static void totals(const vector v[4], float *found) {
     EACH for (int i = 0; i < 4; i++) found[i] = halves[i] + halves[i + 4];
 }
 
-/* e to the power of numbers from LEAST to 0: a power of two times the Taylor polynomial of what is left */
+/* e to the power of numbers from LEAST to 0 */
 static vector power(vector x) {
-    const vector shift = {12582912.0f, 12582912.0f, 12582912.0f, 12582912.0f,
-                          12582912.0f, 12582912.0f, 12582912.0f, 12582912.0f}; /* 1.5 x 2^23 rounds to integers */
-    const vector twos = (x * 1.44269504f + shift) - shift;
-    const vector r = (x - twos * 0.693145752f) - twos * 1.42860677e-6f;
-    vector sum = r * (1.0f / 5040) + (1.0f / 720);
-    sum = sum * r + (1.0f / 120);
-    sum = sum * r + (1.0f / 24);
-    sum = sum * r + (1.0f / 6);
-    sum = sum * r + 0.5f;
-    sum = (sum * r) * r + r + 1.0f;
+    const vector twos = WHOLE_TWOS(x), r = LEFT_OF(x, twos);
     const whole exponent = (__builtin_convertvector(twos, whole) + 127) << 23;
-    return sum * (vector)exponent;
+    return SERIES(r) * (vector)exponent;
 }
 
 /* scores[HEADS][count] = queries[HEADS][width] x keys[count][width] */

@@ -13,15 +13,14 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from swarm.core.errors import RequestError
 from swarm.shards.boundary import PROBE_ROWS, PROBE_TOKENS, read_boundary
+from swarm.shards.lean_forward import find_lean_forward, with_lean_forward
 from swarm.shards.loading import load_weights
 from swarm.shards.remote import CallContext, RemoteCache, RemoteRunner
 from swarm.shards.remote_layers import RemoteLayers
-from swarm.shards.shortcut import find_shortcut, with_shortcut
 from swarm.shards.source import ModelSource
 from swarm.shards.stack import read_layer_call, stack_of
 from swarm.shards.traits import ModelTraits, read_traits
 from swarm.shards.truncate import forget_missing_ties, meta_model
-from swarm.shards.window import SpanDone
 
 
 def load_client_model(
@@ -43,7 +42,7 @@ def load_client_model(
     cls = _client_class(base, config, runner, mixin)
     model = load_weights(source, cls, config, dtype=dtype, device=torch.device(device)).model
     _find_boundary(model)
-    model.__dict__["shortcut"] = find_shortcut(model, cache_argument(cls))
+    model.__dict__["lean_forward"] = find_lean_forward(model, cache_argument(cls))
     if (source.folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(source.folder, local_files_only=True)
     return model
@@ -55,14 +54,17 @@ def _find_boundary(model: Any) -> None:
     context: CallContext = remote.__dict__["context"]
     stack: Any = model.remote_stack
     ids = torch.zeros(PROBE_ROWS, PROBE_TOKENS, dtype=torch.long, device=model.device)
-    context.probing = True
+
+    def found(hidden: Tensor) -> Tensor:
+        remote.__dict__["boundary"] = read_boundary(tuple(hidden.shape), type(model).__name__)
+        return hidden
+
+    context.answer = found
     try:
         with torch.no_grad():
             stack(input_ids=ids, use_cache=False)
-    except SpanDone as done:
-        remote.__dict__["boundary"] = read_boundary(tuple(done.output.shape), type(model).__name__)
     finally:
-        context.probing = False
+        context.answer = None
 
 
 def _client_class(
@@ -87,7 +89,7 @@ def _client_class(
         "__init__": build,
         "__module__": cls.__module__,
         "from_pretrained": classmethod(cast(Any, cls.from_pretrained).__func__),  # not the mixin's
-        "forward": with_shortcut(cls),
+        "forward": with_lean_forward(cls),
         "_prepare_cache_for_generation": _prepare_cache,
         "prepare_inputs_for_generation": _without_cached(cls),
         "_supports_default_dynamic_cache": classmethod(lambda cls: True),

@@ -21,10 +21,10 @@ void multiply_row(size_t in, size_t out, const float *state, const float *weight
             share[i] = state[k + i];
         }
         size_t n = 0;
-        for (; n + WIDE <= out; n += WIDE) {
-            wide sum = wide_at(found + n);
-            EACH_LINE for (int i = 0; i < LINES; i++) sum += wide_at(line[i] + n) * share[i];
-            *(wide *)(found + n) = sum;
+        for (; n + LANES <= out; n += LANES) {
+            vector sum = load(found + n);
+            EACH_LINE for (int i = 0; i < LINES; i++) sum += load(line[i] + n) * share[i];
+            *(vector *)(found + n) = sum;
         }
         for (; n < out; n++)
             for (int i = 0; i < LINES; i++) found[n] += line[i][n] * share[i];
@@ -35,18 +35,18 @@ void multiply_row(size_t in, size_t out, const float *state, const float *weight
 
 /* found[4] = state[in] x weight[4][in] */
 static inline void four_products(size_t in, const float *state, const float *weight, size_t stride, float *found) {
-    wide sums[4][2] = {{{0}}};
+    vector sums[4][2] = {{{0}}};
     size_t k = 0;
-    for (; k + 2 * WIDE <= in; k += 2 * WIDE) {
-        const wide left = wide_at(state + k), right = wide_at(state + k + WIDE);
+    for (; k + 2 * LANES <= in; k += 2 * LANES) {
+        const vector left = load(state + k), right = load(state + k + LANES);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
-            sums[i][0] += wide_at(weight + i * stride + k) * left;
-            sums[i][1] += wide_at(weight + i * stride + k + WIDE) * right;
+            sums[i][0] += load(weight + i * stride + k) * left;
+            sums[i][1] += load(weight + i * stride + k + LANES) * right;
         }
     }
     for (int i = 0; i < 4; i++) {
-        float sum = total_of(sums[i][0] + sums[i][1]);
+        float sum = total(sums[i][0] + sums[i][1]);
         for (size_t j = k; j < in; j++) sum += weight[i * stride + j] * state[j];
         found[i] = sum;
     }

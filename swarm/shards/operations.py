@@ -240,16 +240,9 @@ class Operations:
         return cache
 
     def _do_scaled_dot_product_attention(
-        self,
-        query: Meaning,
-        keys: Meaning,
-        values: Meaning,
-        mask: Meaning,
-        dropout: Meaning,
-        causal: Meaning,
-        scale: Meaning,
-        grouped: Meaning = False,
+        self, query: Meaning, keys: Meaning, values: Meaning, *options: Meaning
     ) -> Meaning:
+        mask, dropout, causal, scale, grouped = options
         term = self.function.plain(self.term(query))
         _, key_heads, shared, width = term.form.shape
         is_known = isinstance(keys, Cached) and isinstance(values, Cached)

@@ -110,6 +110,7 @@ def _inputs(session: ShardSession) -> tuple[Tensor, ...]:
 
 
 def session_with_past(shard: Shard, span: Span) -> ShardSession:
+    """A session that has had the first step of `TRIAL`."""
     session = shard.open(span, rollback=True)
     dice = torch.Generator().manual_seed(0)
     session.apply(Step(0, 0, random_tensors(shard, span, dice, tokens=TRIAL[0])))

@@ -35,9 +35,9 @@ _ROWS = 4
 
 def try_compiling(shard: Shard) -> Maker | None:
     """What makes compiled programs of layers, for one token of any number of sessions, if they are right."""
-    return (
-        _unless(shard, "compiled", lambda: _right(shard, compile_layers(shard))) if _is_plain(shard) else None
-    )
+    if not _is_plain(shard):
+        return None
+    return _unless(shard, "compiled", lambda: _right(shard, compile_layers(shard)))
 
 
 def try_recording(shard: Shard, compiled: Maker | None) -> Maker | None:
@@ -89,14 +89,26 @@ def _right(shard: Shard, maker: Maker, sessions: int = _ROWS) -> Maker:
 def _faster(shard: Shard, maker: Maker) -> Maker:
     """Unless a recording of the first layer takes as long as the call in its place."""
     span = Span(shard.span.start, shard.span.start + 1)
-    recording, session = maker(span), session_with_past(shard, span)
+    session = session_with_past(shard, span)
     hidden = random_tensors(shard, span, torch.Generator().manual_seed(2)).hidden
-    calls_s = recording_s = float("inf")
+    return _if_faster(maker, span, lambda recording: _seconds(session, hidden, recording))
+
+
+def _faster_for_rows(shard: Shard, maker: Maker) -> Maker:
+    """The same for several sessions."""
+    span = Span(shard.span.start, shard.span.start + 1)
+    sessions = [session_with_past(shard, span) for _ in range(_ROWS)]
+    dice = torch.Generator().manual_seed(2)
+    items = [(session, Step(1, session.length, random_tensors(shard, span, dice))) for session in sessions]
+    return _if_faster(maker, span, lambda recording: _seconds_of_rows(items, recording))
+
+
+def _if_faster(maker: Maker, span: Span, seconds: Callable[[Recording | None], float]) -> Maker:
+    recording, usual_s, recorded_s = maker(span), float("inf"), float("inf")
     with torch.inference_mode():
         for _ in range(_TIMED_STEPS):
-            calls_s = min(calls_s, _seconds(session, hidden, None))
-            recording_s = min(recording_s, _seconds(session, hidden, recording))
-    if recording_s >= _CLEAR_GAIN * calls_s:
+            usual_s, recorded_s = min(usual_s, seconds(None)), min(recorded_s, seconds(recording))
+    if recorded_s >= _CLEAR_GAIN * usual_s:
         raise _Unfit("it is no faster")
     return maker
 
@@ -112,22 +124,6 @@ def _seconds(session: ShardSession, hidden: Tensor, recording: Recording | None)
     spent_s = time.perf_counter() - started
     _forget([session])
     return spent_s
-
-
-def _faster_for_rows(shard: Shard, maker: Maker) -> Maker:
-    """The same for several sessions."""
-    span = Span(shard.span.start, shard.span.start + 1)
-    recording, sessions = maker(span), [session_with_past(shard, span) for _ in range(_ROWS)]
-    dice = torch.Generator().manual_seed(2)
-    items = [(session, Step(1, session.length, random_tensors(shard, span, dice))) for session in sessions]
-    flat_s = compiled_s = float("inf")
-    with torch.inference_mode():
-        for _ in range(_TIMED_STEPS):
-            flat_s = min(flat_s, _seconds_of_rows(items, None))
-            compiled_s = min(compiled_s, _seconds_of_rows(items, recording))
-    if compiled_s >= _CLEAR_GAIN * flat_s:
-        raise _Unfit("it is no faster")
-    return maker
 
 
 def _seconds_of_rows(items: Sequence[Item], recording: Recording | None) -> float:

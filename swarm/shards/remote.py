@@ -253,7 +253,6 @@ class CallContext(threading.local):
         self.arguments: dict[str, Any] = {}
         self.per_layer: Tensor | None = None
         self.cache: RemoteCache | None = None
-        self.probing = False
         self.answer: Callable[[Tensor], Tensor] | None = None  # in place of the layers'
 
     def clear(self) -> None:

@@ -14,7 +14,6 @@ from swarm.shards.stack import LayerCall
 from swarm.shards.step import StepTensors
 from swarm.shards.stubs import Stub
 from swarm.shards.traits import ModelTraits
-from swarm.shards.window import SpanDone
 
 
 class RemoteLayers(Stub):
@@ -36,8 +35,6 @@ class RemoteLayers(Stub):
         if torch.is_grad_enabled() and hidden.requires_grad:
             raise RequestError("gradients through remote layers are not supported; use torch.no_grad()")
         context: CallContext = self.__dict__["context"]
-        if context.probing:
-            raise SpanDone(hidden)
         if context.answer is not None:
             return self._returned(context.answer(hidden))
         boundary: Boundary = self.__dict__["boundary"]

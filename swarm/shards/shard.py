@@ -146,7 +146,7 @@ class Shard(nn.Module):
         self._runs.clear()
         for recordings in self._recordings:
             recordings.clear()
-        self.__dict__.pop("_recorders", None)
+        self.__dict__.pop("recorders", None)
         return layers
 
     def open(self, span: Span, *, rollback: bool) -> ShardSession:
@@ -185,20 +185,17 @@ class Shard(nn.Module):
         """Whether sessions may prepare their next step; the first use tries it out, in the calling thread."""
         return can_look_ahead(self)
 
-    def try_recordings(self) -> None:
-        """Find out how decode steps may run as recordings, in the calling thread; the first use does so otherwise."""
-        assert self._recorders is not None
-
     def recording(self, span: Span) -> Recording | None:
         """The recorded decode step of `span` for one session, made at the first use; None if there is none."""
-        return self._made(self._recorders[0], self._recordings[0], span)
+        return self._made(self.recorders[0], self._recordings[0], span)
 
     def rows_recording(self, span: Span) -> Recording | None:
         """The same for tokens of several sessions at once."""
-        return self._made(self._recorders[1], self._recordings[1], span)
+        return self._made(self.recorders[1], self._recordings[1], span)
 
     @cached_property
-    def _recorders(self) -> tuple[Maker | None, Maker | None]:
+    def recorders(self) -> tuple[Maker | None, Maker | None]:
+        """What makes recordings for one session, and for several; the first use tries it out, in the calling thread."""
         compiled = try_compiling(self)
         return try_recording(self, compiled), try_rows(self, compiled)
 

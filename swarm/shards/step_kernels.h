@@ -3,14 +3,12 @@
  * Every function does the same for each row of states, whatever other rows there are.
  */
 
+#include "vectors.h"
+
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-
-#define WIDE 8 /* numbers of a vector */
-
-typedef float wide __attribute__((vector_size(WIDE * sizeof(float)), aligned(sizeof(float))));
 
 /* One session's cache of one layer: memory of `keys[heads][..][width]`, and where the new token stands in it. */
 struct row {
@@ -54,37 +52,26 @@ void multiply_by_rows(size_t rows, size_t in, size_t out, const float *states, c
                       float *found);
 void multiply_row(size_t in, size_t out, const float *state, const float *weight, size_t stride, float *found);
 
-static inline wide wide_at(const float *at) { return *(const wide *)at; }
-
-static inline float total_of(wide v) { return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])); }
-
 static inline float sum_of(const float *x, size_t count) {
-    wide sums[4] = {0};
+    vector sums[4] = {0};
     size_t i = 0;
-    for (; i + 4 * WIDE <= count; i += 4 * WIDE)
-        for (int k = 0; k < 4; k++) sums[k] += wide_at(x + i + k * WIDE);
-    float sum = total_of((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (; i + 4 * LANES <= count; i += 4 * LANES)
+        for (int k = 0; k < 4; k++) sums[k] += load(x + i + k * LANES);
+    float sum = total((sums[0] + sums[1]) + (sums[2] + sums[3]));
     for (; i < count; i++) sum += x[i];
     return sum;
 }
 
-/* e to the power of x: a power of two times the Taylor polynomial of what is left */
+/* e to the power of x; of numbers too large or too small for one, that of the last ones that are not */
 static inline float exponential(float x) {
     x = x > 88.0f ? 88.0f : x;
     x = x < -87.0f ? -87.0f : x;
-    const float twos = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* 1.5 x 2^23 rounds to integers */
-    const float r = (x - twos * 0.693145752f) - twos * 1.42860677e-6f;
-    float sum = r * (1.0f / 5040) + (1.0f / 720);
-    sum = sum * r + (1.0f / 120);
-    sum = sum * r + (1.0f / 24);
-    sum = sum * r + (1.0f / 6);
-    sum = sum * r + 0.5f;
-    sum = (sum * r) * r + r + 1.0f;
+    const float twos = WHOLE_TWOS(x), r = LEFT_OF(x, twos);
     union {
         int32_t bits;
         float number;
     } power = {.bits = ((int32_t)twos + 127) << 23};
-    return sum * power.number;
+    return SERIES(r) * power.number;
 }
 
 static inline float logistic(float x) { return 1.0f / (1.0f + exponential(-x)); }

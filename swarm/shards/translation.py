@@ -22,9 +22,8 @@ _VIEWS = {
     *("alias", "chunk", "detach", "expand", "flatten", "narrow", "permute", "reshape", "select", "slice"),
     *("split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unflatten", "unsqueeze", "view"),
 }
-_HIDDEN, _AT, _KEY_BUFFER, _VALUE_BUFFER, _KEYS, _VALUES, _FIRST_EXTRA = range(
-    7
-)  # inputs of a recorded layer
+# inputs of a recorded layer
+_HIDDEN, _AT, _KEY_BUFFER, _VALUE_BUFFER, _KEYS, _VALUES, _FIRST_EXTRA = range(7)
 
 
 @dataclass(frozen=True, slots=True)

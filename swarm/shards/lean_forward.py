@@ -3,7 +3,7 @@
 For the layers' sake that code makes masks and rotary positions, which here nobody needs, and checks its arguments more
 than once: a millisecond of every token. In most models all that counts is that embeddings go into the layers, and that
 the final norm and the head make logits of what comes out. When a model is loaded, its own code is run with layers that
-answer at random; where the short way gives the very same numbers, it is taken for single tokens from then on.
+answer at random; where the lean forward gives the very same numbers, it is taken for single tokens from then on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _USUAL = ("return_dict", "use_cache")  # True, also where nothing is said
 _TAKEN = ("attention_mask", "input_ids", "position_ids")
 
 
-class Shortcut:
+class LeanForward:
     """The way of one token through a client's model. Safe for several threads, as the model is.
 
     Args:
@@ -73,22 +73,22 @@ class Shortcut:
         return self._form(**{"logits": self._head(self._norm(hidden)), self._cache_name: cache})
 
 
-def with_shortcut(cls: type) -> Callable[..., Any]:
-    """The forward of `cls`, for instances that may have a `Shortcut`."""
+def with_lean_forward(cls: type) -> Callable[..., Any]:
+    """The forward of `cls`, for instances that may have a lean one."""
     forward: Callable[..., Any] = cls.forward  # type: ignore[attr-defined]
 
     @functools.wraps(forward)  # generate() looks at the signature
     def forwarded(self: Any, *args: Any, **kwargs: Any) -> Any:
-        shortcut: Shortcut | None = self.__dict__.get("shortcut")
-        if shortcut is not None and not args and shortcut.takes(kwargs):
-            return shortcut.run(kwargs)
+        lean: LeanForward | None = self.__dict__.get("lean_forward")
+        if lean is not None and not args and lean.takes(kwargs):
+            return lean.run(kwargs)
         return forward(self, *args, **kwargs)
 
     return forwarded
 
 
 @torch.no_grad()
-def find_shortcut(model: Any, cache_name: str) -> Shortcut | None:
+def find_lean_forward(model: Any, cache_name: str) -> LeanForward | None:
     """That of a model without one, if there is any: found by trying."""
     config = text_config(model.config)
     is_usual = all(getattr(config, name, True) for name in _USUAL)
@@ -101,9 +101,9 @@ def find_shortcut(model: Any, cache_name: str) -> Shortcut | None:
     except CANNOT_TRY:
         return None
     for norm in _norms(model):
-        shortcut = Shortcut(model, norm, type(trials[0].output), cache_name)
-        if all(trial.agrees(shortcut) for trial in trials):
-            return shortcut
+        lean = LeanForward(model, norm, type(trials[0].output), cache_name)
+        if all(trial.agrees(lean) for trial in trials):
+            return lean
     return None
 
 
@@ -129,20 +129,19 @@ class _Trial:
         self._length = length
         self._answer: Tensor | None = None
         self._dice = dice
-        self.entered: Tensor | None = None
+        self._entering: list[Tensor] = []
         self.output = self._called(lambda given: model(**given, return_dict=True, use_cache=True))
+        (self._entered,) = self._entering
 
-    def agrees(self, shortcut: Shortcut) -> bool:
-        """Whether the short way sends the same into the layers, and returns the same."""
-        entered, expected = self.entered, dict(self.output)
+    def agrees(self, lean: LeanForward) -> bool:
+        """Whether the lean forward sends the same into the layers, and returns the same."""
         try:
-            found = dict(self._called(shortcut.run))
+            found, expected = dict(self._called(lean.run)), dict(self.output)
         except CANNOT_TRY:
             return False
-        same_form = found.keys() == expected.keys() == {"logits", self._cache_name}
-        assert entered is not None
-        assert self.entered is not None
-        return same_form and _same(entered, self.entered) and _same(expected["logits"], found["logits"])
+        if not found.keys() == expected.keys() == {"logits", self._cache_name}:
+            return False
+        return _same(self._entering[-1], self._entered) and _same(expected["logits"], found["logits"])
 
     def _called(self, call: Callable[[dict[str, Any]], Any]) -> Any:
         cache = self._model.remote_layers.new_cache()
@@ -160,7 +159,7 @@ class _Trial:
             self._context.answer = None
 
     def _answered(self, hidden: Tensor) -> Tensor:
-        self.entered = hidden.clone()
+        self._entering.append(hidden.clone())
         if self._answer is None:
             self._answer = torch.randn(hidden.shape, generator=self._dice).to(hidden)
         return self._answer.clone()
