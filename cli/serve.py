@@ -36,7 +36,7 @@ def serve(settings: ServeSettings) -> None:
     tell_decisions()
     clear_ready_file(settings.ready_file)
     with claimed_identity(settings.identity) as identity:
-        config = settings.peer_config(identity, cache_folder() / "speeds.json")
+        config = settings.peer_config(identity, cache_folder())
         if sys.stderr.isatty():  # in a log or a script, errors and decisions alone stand on stderr
             typer.echo(f"Loading {config.model.name} ...", err=True)
         os.environ.setdefault(_HUGE_PAGES, "1")

@@ -220,7 +220,7 @@ class ServeSettings(LimitSettings, ModelSettings, LogSettings):
             raise ValueError(f"--threads is for --device cpu, and contradicts --device {self.device}")
         return self
 
-    def peer_config(self, identity: Path, speed_file: Path | None = None) -> PeerConfig:
+    def peer_config(self, identity: Path, cache_folder: Path) -> PeerConfig:
         return PeerConfig(
             model=self.model_source(),
             node=self.node_config(identity),
@@ -240,5 +240,6 @@ class ServeSettings(LimitSettings, ModelSettings, LogSettings):
             else MetricsConfig(self.metrics_host, self.metrics_port),
             layers_file=self.layers_file,
             slowdown_file=self.slowdown_file,
-            speed_file=speed_file if self.reuse_speed else None,
+            speed_file=cache_folder / "speeds.json" if self.reuse_speed else None,
+            compiled_folder=cache_folder / "compiled",
         )

@@ -24,6 +24,7 @@ from swarm.peer.stop_signals import StopSignals
 from swarm.peer.watch import Watch, watched
 from swarm.routing.announcement import claims
 from swarm.security.identity import Identity
+from swarm.shards.compiled import keep_compiled
 from swarm.shards.products import limit_threads
 from swarm.shards.source import ModelSource
 from swarm.shards.stack import text_config
@@ -68,6 +69,8 @@ async def _serve(
 ) -> None:
     if config.threads is not None:
         limit_threads(config.threads)
+    if config.compiled_folder is not None:
+        keep_compiled(config.compiled_folder)
     # not asyncio.to_thread: the loop would wait for its threads, and a stop for the end of a download
     source = await executor.run(partial(ModelSource.open, config.model))
     device = choose_device(config.device)

@@ -7,11 +7,17 @@ from contextlib import ExitStack
 
 import pytest
 
+from swarm.shards.compiled import keep_compiled
 from tests.leftovers import describe
 from tests.peers import LocalSwarm
-from tests.processes import Zygote
+from tests.processes import COMPILED, Zygote
 
 SwarmFactory = Callable[[], LocalSwarm]
+
+
+def pytest_configure() -> None:
+    COMPILED.mkdir(parents=True, exist_ok=True)
+    keep_compiled(COMPILED)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

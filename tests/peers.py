@@ -25,7 +25,7 @@ import psutil
 
 from swarm.core.span import Span
 from tests.leftovers import SWARM, describe, is_alive, marked_processes
-from tests.processes import CommandProcess, Finished, Zygote
+from tests.processes import COMPILED, CommandProcess, Finished, Zygote
 from tests.waiting import wait_for
 
 READY_DEADLINE_S = 120.0
@@ -107,6 +107,9 @@ class LocalSwarm:
         self.folder = Path(tempfile.mkdtemp(prefix="layerswarm-test-"))
         self.temp_folder = self.folder / "tmp"
         self.temp_folder.mkdir()
+        cache = self.folder / "swarm"
+        cache.mkdir()
+        (cache / "compiled").symlink_to(COMPILED)
 
     def __enter__(self) -> Self:
         return self

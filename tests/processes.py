@@ -22,6 +22,7 @@ from tests.leftovers import SESSION, Traces, marked_processes
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
+COMPILED = ROOT / "build" / "compiled"  # what tests compile, kept for all of them and for the next time
 START_DEADLINE_S = 120.0
 QUIET = {
     "OMP_NUM_THREADS": "1",

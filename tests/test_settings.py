@@ -118,7 +118,7 @@ def test_the_settings_become_the_config_of_a_peer(tmp_path: Path) -> None:
         "layers_file": str(tmp_path / "layers"),
         "slowdown_file": str(tmp_path / "factor"),
     }
-    assert ServeSettings.load(flags).peer_config(tmp_path / "id") == PeerConfig(
+    assert ServeSettings.load(flags).peer_config(tmp_path / "id", tmp_path) == PeerConfig(
         model=ModelConfig("org/model", "main", "secret", None),
         node=NodeConfig((ADDRESS,), "127.0.0.1", 4001, ("/ip4/192.0.2.1/tcp/4001",), tmp_path / "id"),
         layers=Span(0, 4),
@@ -131,6 +131,8 @@ def test_the_settings_become_the_config_of_a_peer(tmp_path: Path) -> None:
         ready_file=tmp_path / "ready",
         layers_file=tmp_path / "layers",
         slowdown_file=tmp_path / "factor",
+        speed_file=tmp_path / "speeds.json",
+        compiled_folder=tmp_path / "compiled",
     )
 
 

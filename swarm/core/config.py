@@ -89,7 +89,7 @@ class PeerConfig:
     `layers` None means auto, `cache_tokens` None means what fits, `metrics` None means no page of metrics. `max_layers`
     bounds auto. Given layers are never left, whatever `balance` says, but for those that `layers_file` names later.
     `slowdown_file` is for tests: computing takes as many times as long as the number in it says. `speed_file` is where
-    measured speeds are kept.
+    measured speeds are kept, `compiled_folder` where compiled functions are; None keeps none.
     """
 
     model: ModelConfig
@@ -109,6 +109,7 @@ class PeerConfig:
     layers_file: Path | None = None
     slowdown_file: Path | None = None
     speed_file: Path | None = None
+    compiled_folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
