@@ -120,7 +120,7 @@ def test_everything_dies_with_a_killed_test_session(tmp_path: Path) -> None:
         lambda: not peer.is_running() or peer.status() == psutil.STATUS_ZOMBIE, 10.0, "the peer dies too"
     )
     for path in sorted(Path(folder).rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     Path(folder).rmdir()
 
 

@@ -33,10 +33,11 @@ def test_planned_moves_under_sessions_change_no_token_and_compute_nothing_again(
                     peers.move()
             stats = model.stats
             assert sessions.wrong == 0
-            assert peers.handed_over() == stats.handovers >= MOVES
-            assert stats.failovers == 0
+            assert peers.handed_over() == stats.handovers
             if stats.replans:
                 continue  # on a busy machine a session may leave a slow peer by itself, which is another matter
+            assert stats.handovers >= MOVES
+            assert stats.failovers == 0
             assert stats.replayed_tokens == 0
             assert peers.computed_tokens() == 2 * sessions.forwarded, "each half computes each token once"
             return
