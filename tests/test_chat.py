@@ -17,18 +17,21 @@ from swarm.builtin import demo_path
 from tests.gateway_lab import local_text
 from tests.peers import LocalSwarm
 from tests.processes import QUIET, ROOT, Zygote
+from tests.slow_swarm import write_whole
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 STORY, SUM, LONG = "Tell me a story about Lily.", "What is 12 + 7?", "Tell me a long story about a dog."
 TOKENS = 40
+SLOWDOWN = "slowdown"
 
 
 @pytest.fixture(scope="module")
 def swarm(zygote: Zygote) -> Iterator[LocalSwarm]:
     with LocalSwarm(zygote) as swarm:
         swarm.serve("demo", "0:5", "--name", "ada", "--threads", "1")
-        swarm.serve("demo", "5:8", "--name", "ben", "--threads", "1")
+        slowdown = str(swarm.folder / SLOWDOWN)
+        swarm.serve("demo", "5:8", "--name", "ben", "--threads", "1", "--slowdown-file", slowdown)
         yield swarm
 
 
@@ -102,11 +105,13 @@ def test_in_a_terminal_an_answer_streams_above_a_line_with_the_chain(swarm: Loca
 
 def test_ctrl_c_stops_the_answer_but_not_the_chat(swarm: LocalSwarm, tmp_path: Path) -> None:
     saved = tmp_path / "chat.json"
-    with Terminal(swarm, "--temperature", "1.5", tokens=1900) as chat:
+    with Terminal(swarm, "--temperature", "1.5", "--seed", "17", tokens=1900) as chat:
+        write_whole(swarm.folder / SLOWDOWN, "50")  # the whole answer takes much longer than pressing Ctrl-C
         chat.say(LONG)
         chat.child.expect(r"\d\d tokens")
         chat.child.sendintr()
         chat.child.expect_exact("stopped")
+        write_whole(swarm.folder / SLOWDOWN, "1")
         chat.await_prompt()
         chat.say("/set temperature=0 max_tokens=12")
         chat.child.expect_exact("max_tokens=12")
