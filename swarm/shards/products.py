@@ -137,9 +137,7 @@ def column_candidates() -> Mapping[str, tuple[Product, ...]]:
     """What may be fastest with weights stored by columns; the first one is the usual one."""
     compiled = (by_few_rows,) if has_few_rows() else ()
     few, many = ("few", "several", "many"), ("many", "bulk")
-    return {
-        kind: (by_numpy, *(linear,) * (kind in many), *compiled * (kind in few)) for kind in _TRIED_ROWS
-    }
+    return {kind: (by_numpy, *(linear,) * (kind in many), *compiled * (kind in few)) for kind in _TRIED_ROWS}
 
 
 def has_onednn() -> bool:
