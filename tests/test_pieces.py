@@ -71,3 +71,31 @@ def test_expensive_pieces_are_longer() -> None:
         pace.observe(1, fixed_s)
         pace.observe(512, 1.0)
     assert cheap.chunk(4096, 1, 3) < dear.chunk(4096, 1, 3)
+
+
+@given(
+    fixed_s=st.floats(0.001, 0.1),
+    token_s=st.floats(0.001, 0.01),
+    hops=st.integers(2, 8),
+    tokens=st.integers(512, 4096),
+)
+def test_pieces_of_two_lengths_show_what_a_single_token_does_not(
+    fixed_s: float, token_s: float, hops: int, tokens: int
+) -> None:
+    def whole_s(chunk: int) -> float:
+        return (hops - 1 + tokens / chunk) * (fixed_s + token_s * chunk)
+
+    pace = Pace()
+    pace.observe(1, fixed_s / 4)
+    for length in (512, 100, 512, 100):
+        pace.observe(length, fixed_s + token_s * length)
+    best_s = min(whole_s(chunk) for chunk in range(LEAST_PIECE_TOKENS, tokens + 1))
+    assert whole_s(pace.chunk(tokens, 1, hops)) < 1.1 * best_s
+
+
+def test_noise_does_not_make_pieces_as_long_as_the_prompt() -> None:
+    pace = Pace()
+    pace.observe(1, 0.01)
+    for length, took_s in ((100, 0.4), (512, 0.401), (130, 0.5)):
+        pace.observe(length, took_s)
+    assert pace.chunk(4096, 1, 3) < 1024

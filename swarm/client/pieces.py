@@ -59,12 +59,17 @@ class Pace:
     """Chooses how long pieces are, from what hops say their work took; pure arithmetic.
 
     A piece of k tokens costs a hop `fixed + k x per token`. With h hops and n tokens in m pieces the last hop is done
-    after (h + m - 1) pieces, which is least at m = sqrt((h - 1) n x per token / fixed).
+    after (h + m - 1) pieces, which is least at m = sqrt((h - 1) n x per token / fixed). Fixed is at least what a single
+    token takes; pieces of different lengths may show that it is up to what is guessed at first, where products of fewer
+    rows are slower.
     """
 
     def __init__(self) -> None:
         self._fixed_s: float | None = None
         self._token_s: float | None = None
+        self._lengths: dict[
+            int, tuple[float, float]
+        ] = {}  # by power of two: tokens and seconds of such pieces
 
     def observe(self, tokens: int, hop_s: float) -> None:
         """Take in what a piece of `tokens` token rows took on one hop, on average over its hops."""
@@ -72,6 +77,8 @@ class Pace:
             self._fixed_s = _mix(self._fixed_s, hop_s)
         elif tokens >= LEAST_PIECE_TOKENS:
             self._token_s = _mix(self._token_s, hop_s / tokens)
+            usual = self._lengths.get(tokens.bit_length(), (tokens, hop_s))
+            self._lengths[tokens.bit_length()] = (_mix(usual[0], tokens), _mix(usual[1], hop_s))
 
     @property
     def token_s(self) -> float | None:
@@ -80,11 +87,20 @@ class Pace:
 
     def chunk(self, tokens: int, rows: int, hops: int) -> int:
         """Positions per piece for a step of `tokens` positions in `rows` rows through `hops` hops."""
-        fixed_tokens = UNKNOWN_FIXED_TOKENS
-        if self._fixed_s is not None and self._token_s:
-            fixed_tokens = self._fixed_s / self._token_s
-        pieces = sqrt((hops - 1) * tokens * rows / max(fixed_tokens, 1.0))
+        pieces = sqrt((hops - 1) * tokens * rows / max(self._fixed_tokens, 1.0))
         return max(ceil(tokens / max(round(pieces), 1)), ceil(LEAST_PIECE_TOKENS / rows))
+
+    @property
+    def _fixed_tokens(self) -> float:
+        """What a piece costs besides its tokens, in tokens."""
+        if self._fixed_s is None or not self._token_s:
+            return UNKNOWN_FIXED_TOKENS
+        fixed_tokens = self._fixed_s / self._token_s
+        (few, few_s), (many, many_s) = min(self._lengths.values()), max(self._lengths.values())
+        if many_s > few_s and many > few:
+            each_s = (many_s - few_s) / (many - few)
+            fixed_tokens = max(fixed_tokens, min(few_s / each_s - few, UNKNOWN_FIXED_TOKENS))
+        return fixed_tokens
 
 
 def _mix(old: float | None, new: float) -> float:
