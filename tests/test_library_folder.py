@@ -87,6 +87,21 @@ def test_without_a_place_for_the_folder_all_is_made_anew(
     assert caplog.text.count("are not kept") == 1
 
 
+def test_where_libraries_cannot_be_loaded_from_the_folder_they_are_from_elsewhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def make(path: Path) -> None:  # as where the folder's disk is mounted with `noexec`
+        if path.is_relative_to(tmp_path):
+            path.write_bytes(b"cannot be loaded")
+        else:
+            answer_of(7)(path)
+
+    assert answer(LibraryFolder(tmp_path).library(PARTS, make)) == 7
+    assert "are not kept" in caplog.text
+
+
 def test_what_is_not_used_is_dropped_in_the_end(tmp_path: Path) -> None:
     libraries = LibraryFolder(tmp_path)
     first, second = (libraries.library((part,), answer_of(1)) for part in ("first", "second"))

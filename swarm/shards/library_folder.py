@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import logging
@@ -31,34 +32,35 @@ class LibraryFolder:
         Raises:
             OSError: if it cannot be loaded. What `make` raises passes through.
         """
-        folder = self._usable()
-        if folder is None:
-            with tempfile.TemporaryDirectory(prefix="swarm-") as passing:
-                return _made(make, Path(passing) / "library.so")
-        path = folder / f"{_digest(made_of)}.so"
-        try:
-            library = ctypes.CDLL(str(path))
-            path.touch()
-        except OSError:  # not there yet, or broken
-            library = _made(make, path)
-            _drop_oldest(folder)
-        return library
+        if self.path is not None:
+            try:
+                _check(self.path)
+                return _kept(self.path, made_of, make)
+            except OSError as error:
+                logger.info("compiled functions are not kept: %s", error)
+                self.path = None
+        with tempfile.TemporaryDirectory(prefix="swarm-") as passing:
+            return _made(make, Path(passing) / "library.so")
 
-    def _usable(self) -> Path | None:
-        """The folder, if nobody else can put code there that this process would run."""
-        if self.path is None:
-            return None
-        try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = self.path.stat()
-            if status.st_uid != os.geteuid() or status.st_mode & _OTHERS_MAY_WRITE:
-                raise PermissionError(f"others may write to {self.path}")
-            if not os.access(self.path, os.W_OK):
-                raise PermissionError(f"{self.path} is read-only")
-        except OSError as error:
-            logger.info("compiled functions are not kept: %s", error)
-            self.path = None
-        return self.path
+
+def _check(folder: Path) -> None:
+    """Make it; an OSError if somebody else could put code there that this process would run."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & _OTHERS_MAY_WRITE:
+        raise PermissionError(f"others may write to {folder}")
+
+
+def _kept(folder: Path, made_of: Sequence[str], make: Callable[[Path], None]) -> ctypes.CDLL:
+    path = folder / f"{_digest(made_of)}.so"
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:  # not there yet, or broken
+        library = _made(make, path)
+        _drop_oldest(folder)
+    with contextlib.suppress(OSError):  # a folder may be read-only
+        path.touch()
+    return library
 
 
 def _digest(parts: Sequence[str]) -> str:
