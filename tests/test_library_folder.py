@@ -137,6 +137,15 @@ def test_the_next_process_does_not_compile(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+def test_a_folder_may_be_given_as_seen_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_libraries", LibraryFolder())
+    monkeypatch.chdir(tmp_path)
+    compiled.keep_compiled(Path("cache"))
+    compiled_text.cache_clear()
+    assert compiled_text("nothing", "void nothing(void) {}", ()) is not None
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".so"]
+
+
 def test_a_program_that_does_not_compile_leaves_nothing(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -26,7 +26,7 @@ _libraries = LibraryFolder()
 
 def keep_compiled(folder: Path) -> None:
     """Keep what this process compiles in `folder`, and take from there what is compiled already."""
-    _libraries.path = folder
+    _libraries.path = folder.absolute()
 
 
 @cache

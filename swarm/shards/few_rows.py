@@ -1,8 +1,8 @@
 """Products of a few rows, compiled for this processor where there is a C compiler.
 
 A batch of decode steps is a product of a few rows with every weight of a layer. The libraries at hand put each matrix
-into another order first, which for a few rows takes longer than the product itself. `few_rows.c` does not: it takes
-weights stored by columns as they are, and needs half of a library's time for 2 to 8 rows (docs/adr/0015).
+into another order first, which for a few rows takes longer than the product itself. `multiply_few_rows.c` does not: it
+takes weights stored by columns as they are, and needs half of a library's time for 2 to 16 rows (docs/adr/0015).
 """
 
 from __future__ import annotations
