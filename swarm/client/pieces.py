@@ -67,9 +67,7 @@ class Pace:
     def __init__(self) -> None:
         self._fixed_s: float | None = None
         self._token_s: float | None = None
-        self._lengths: dict[
-            int, tuple[float, float]
-        ] = {}  # by power of two: tokens and seconds of such pieces
+        self._lengths: dict[int, tuple[float, float]] = {}  # tokens and seconds of pieces, by power of two
 
     def observe(self, tokens: int, hop_s: float) -> None:
         """Take in what a piece of `tokens` token rows took on one hop, on average over its hops."""
