@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import struct
 import tracemalloc
@@ -340,6 +341,14 @@ def test_strangers_with_raw_streams_to_a_real_node_disturb_nobody() -> None:
     run(scenario())
 
 
+async def greeting(reader: asyncio.StreamReader) -> bytes:
+    """What a node says first; nothing where it refuses, which resets a stream whose bytes it has not read."""
+    try:
+        return await reader.read(4)
+    except ConnectionResetError:
+        return b""
+
+
 @pytest.mark.slow
 @pytest.mark.network
 def test_a_node_accepts_few_links_from_one_stranger() -> None:
@@ -355,7 +364,7 @@ def test_a_node_accepts_few_links_from_one_stranger() -> None:
                 )
                 writer.write(hello)
                 streams.append((reader, writer))
-            greetings = [await reader.read(4) for reader, _ in streams]
+            greetings = [await greeting(reader) for reader, _ in streams]
             assert sum(map(bool, greetings)) == MAX_ACCEPTED_PER_PEER
             assert len(victim.links()) <= MAX_ACCEPTED_PER_PEER
             for _, writer in streams:

@@ -46,6 +46,10 @@ class Foreseen:
         """The hidden state after the span."""
         raise NotImplementedError
 
+    def after(self) -> Foreseen | None:
+        """The same for the token after this one, which has run; None if that has to be prepared anew."""
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared(Foreseen):

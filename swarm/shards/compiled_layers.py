@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,9 @@ from swarm.shards.translation import Translation
 
 _KERNELS = ("multiply_few_rows", "attend_few_queries")  # as in `struct kernels`
 _MOST_KINDS = 4  # layers that differ in more than their weights
+_REACH = 16  # tokens in a row whose positions are prepared together
+_FLOAT_BYTES = 4
+_ROW_WORDS, _EXTRA_WORDS = 5, 2  # of `struct row` and `struct extra`
 _NAME = "run_layers"
 
 
@@ -83,30 +86,39 @@ class CompiledProgram:
     end: int
     table: Any
 
-    def ready(
-        self, lengths: Sequence[int], inputs: Sequence[LayerInputs]
-    ) -> Callable[[Tensor], Tensor] | None:
-        """All but the hidden state `[1, rows, ...]` of tokens at positions `lengths`; None if the inputs do not fit."""
-        extras = self._extras(len(lengths), inputs)
-        if extras is None:
-            return None
-        rows, work = _rows(lengths, inputs), self.of.working_memory(len(lengths))
-        parts = (self.of.kernels, self.table, rows, extras)
-        kernels, table, *others = map(_at, parts)
-        words = (kernels, self.end - self.begin, table, len(lengths), *others, work.data_ptr())
-        return _Run(self.of.function, array("Q", words), (self, *parts, work, inputs))
+    @property
+    def reach(self) -> int:
+        """See `Program`."""
+        return _REACH
 
-    def _extras(self, rows: int, inputs: Sequence[LayerInputs]) -> Any:
-        """`struct extra[]` of all layers; None if a tensor is of another form than was recorded."""
-        words: list[int] = []
-        for layer, given in zip(self.of.layers[self.begin : self.end], inputs, strict=True):
-            for index, form in zip(layer.extras, layer.extra_forms, strict=True):
-                tensor = given.tensors[index]
-                is_usual = tensor.dtype == torch.float32 and tensor.is_contiguous()
-                if tensor.shape != (1, rows, *form) or not is_usual:
-                    return None
-                words += (tensor.data_ptr(), tensor.stride(1))
-        return array("Q", words)
+    def ready(self, lengths: Sequence[int], inputs: Sequence[LayerInputs]) -> CompiledRun | None:
+        """All but the hidden state `[1, rows, ...]` of tokens at positions `lengths`; None if the inputs do not fit.
+
+        Only a run of one row can `advance`.
+        """
+        tensors = self._used(inputs)
+        if not all(_fits(tensor, form, len(lengths)) for tensor, form in tensors):
+            return None
+        extras = array("Q", [word for tensor, _ in tensors for word in (tensor.data_ptr(), tensor.stride(1))])
+        rows, work = _rows(lengths, inputs), self.of.working_memory(len(lengths))
+        kernels, table, *others = map(_at, (self.of.kernels, self.table, rows, extras))
+        words = (kernels, self.end - self.begin, table, len(lengths), *others, work.data_ptr())
+        reach = min((tensor.shape[1] for tensor, _ in tensors), default=_REACH) if len(lengths) == 1 else 1
+        return CompiledRun(self.of.function, array("Q", words), rows, extras, (self, work, inputs), reach)
+
+    def _used(self, inputs: Sequence[LayerInputs]) -> list[tuple[Tensor, tuple[int, ...]]]:
+        """The tensors behind `struct extra[]` of all layers, each with the form of what it holds for a token."""
+        return [
+            (given.tensors[index], form)
+            for layer, given in zip(self.of.layers[self.begin : self.end], inputs, strict=True)
+            for index, form in zip(layer.extras, layer.extra_forms, strict=True)
+        ]
+
+
+def _fits(tensor: Tensor, form: tuple[int, ...], rows: int) -> bool:
+    """Whether this is `[1, tokens, *form]`, for so many rows at least, as the compiled functions read it."""
+    is_usual = tensor.dtype == torch.float32 and tensor.is_contiguous() and tensor.dim() == 2 + len(form)
+    return is_usual and tensor.shape[0] == 1 and tensor.shape[1] >= rows and tensor.shape[2:] == form
 
 
 def _rows(lengths: Sequence[int], inputs: Sequence[LayerInputs]) -> Any:
@@ -118,19 +130,36 @@ def _rows(lengths: Sequence[int], inputs: Sequence[LayerInputs]) -> Any:
     return array("Q", words)
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """A run that lacks nothing but the hidden states; `memory` is what it reads and writes."""
+@dataclass(slots=True)
+class CompiledRun:
+    """See `Ready`: `function` runs `job`, of which `rows` and `extras` are parts; `memory` is what it reads and writes.
+
+    `reach` is for how many tokens in a row it has inputs, the present one included.
+    """
 
     function: Any
     job: Any
+    rows: Any
+    extras: Any
     memory: Any
+    reach: int
 
     def __call__(self, hidden: Tensor) -> Tensor:
         states = hidden.contiguous()
         found = torch.empty_like(states)
         self.function(_at(self.job), states.data_ptr(), found.data_ptr())
         return found
+
+    def advance(self) -> bool:
+        """See `Ready`."""
+        self.reach -= 1
+        if not self.reach:
+            return False
+        for place in range(_ROW_WORDS - 1, len(self.rows), _ROW_WORDS):
+            self.rows[place] += 1
+        for place in range(0, len(self.extras), _EXTRA_WORDS):
+            self.extras[place] += self.extras[place + 1] * _FLOAT_BYTES
+        return True
 
 
 def _at(words: Any) -> int:

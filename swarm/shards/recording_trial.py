@@ -115,10 +115,13 @@ def _if_faster(maker: Maker, span: Span, seconds: Callable[[Recording | None], f
 
 def _seconds(session: ShardSession, hidden: Tensor, recording: Recording | None) -> float:
     """What one more token takes, which is forgotten again."""
-    prepared = session.run.note_next(session.length, session.cache)
-    foreseen: Foreseen = prepared
-    if recording is not None:
-        foreseen = rehearse(prepared, session.span, session.cache, recording)
+    foreseen: Foreseen | None
+    if recording is None:
+        foreseen = session.run.note_next(session.length, session.cache)
+    else:
+        foreseen = rehearse(session, recording)
+    if foreseen is None:
+        raise _Unfit("it does not fit")
     started = time.perf_counter()
     foreseen.run(hidden)
     spent_s = time.perf_counter() - started

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from swarm.core.span import Span
-from swarm.shards.ahead import Foreseen, Prepared
+from swarm.shards.ahead import Foreseen
 from swarm.shards.room import GrowingLayer
 from swarm.shards.window import LayerArguments
 
 if TYPE_CHECKING:
-    from swarm.shards.cache import ShardCache, SpanCache
+    from swarm.shards.cache import SpanCache
+    from swarm.shards.session import ShardSession
 
 _HIDDEN, _CACHE, _TENSOR = object(), object(), object()
 
@@ -75,15 +75,29 @@ class LayerInputs(NamedTuple):
     tensors: Sequence[Tensor]
 
 
-class Program(Protocol):
-    """What some layers compute for the next token of one row."""
+class Ready(Protocol):
+    """A run that lacks nothing but the hidden state; it may be called once, and once more after each `advance`."""
 
-    def ready(
-        self, lengths: Sequence[int], inputs: Sequence[LayerInputs]
-    ) -> Callable[[Tensor], Tensor] | None:
+    def __call__(self, hidden: Tensor) -> Tensor: ...
+
+    def advance(self) -> bool:
+        """Be ready for the token after the one that ran; False if its inputs are not there."""
+        ...
+
+
+class Program(Protocol):
+    """What some layers compute for the next token of one row.
+
+    `reach` is for how many tokens in a row it can be made ready at once.
+    """
+
+    @property
+    def reach(self) -> int: ...
+
+    def ready(self, lengths: Sequence[int], inputs: Sequence[LayerInputs]) -> Ready | None:
         """All but the hidden state `[1, 1, ...]` of the token at position `lengths[0]`; None if the inputs do not fit.
 
-        What this returns may be called once.
+        The tensors of `inputs` may hold what tokens after this one need as well, up to `reach`.
         """
         ...
 
@@ -94,19 +108,30 @@ class TracedProgram:
 
     function: Any
 
-    def ready(
-        self, lengths: Sequence[int], inputs: Sequence[LayerInputs]
-    ) -> Callable[[Tensor], Tensor] | None:
+    @property
+    def reach(self) -> int:
+        """See `Program`."""
+        return 1
+
+    def ready(self, lengths: Sequence[int], inputs: Sequence[LayerInputs]) -> Ready | None:
         """See `Program`."""
         given = [torch.tensor(lengths)]
         for layer in inputs:
             given += [*layer.caches[0], *layer.tensors]
+        return _TracedRun(self.function, given)
 
-        def run(hidden: Tensor) -> Tensor:
-            found: Tensor = self.function(hidden, *given)
-            return found
 
-        return run
+@dataclass(frozen=True, slots=True)
+class _TracedRun:
+    function: Any
+    given: list[Tensor]
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        found: Tensor = self.function(hidden, *self.given)
+        return found
+
+    def advance(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,23 +144,30 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """A cache layer, and what it holds once the token is in its buffers."""
+    """A cache layer with its buffers, and what it holds once the token is there."""
 
     layer: GrowingLayer
-    keys: Tensor
-    values: Tensor
+    views: GrownViews
 
     def settle(self) -> None:
         """The token is there."""
-        self.layer.keys, self.layer.values = self.keys, self.values
+        _, _, self.layer.keys, self.layer.values = self.views
+
+    def further(self) -> Grown | None:
+        """The same with one more token; None if the buffers are full."""
+        keys, values, held, _ = self.views
+        length = held.shape[-2] + 1
+        if length > keys.shape[-2]:
+            return None
+        return Grown(self.layer, (keys, values, keys[..., :length, :], values[..., :length, :]))
 
 
 @dataclass(frozen=True, slots=True)
 class Rehearsed(Foreseen):
     """A recording with all its inputs but the hidden state, ready for one token at position `length`."""
 
-    call: Callable[[Tensor], Tensor]
-    grown: tuple[Grown, ...]
+    call: Ready
+    grown: Sequence[Grown]
 
     def run(self, hidden: Tensor) -> Tensor:
         """The hidden state after the span."""
@@ -144,21 +176,31 @@ class Rehearsed(Foreseen):
             grown.settle()
         return found
 
+    def after(self) -> Foreseen | None:
+        """See `Foreseen`; nothing but this may have changed the session since it was prepared."""
+        further = [grown.further() for grown in self.grown]
+        grown = [layer for layer in further if layer is not None]
+        if len(grown) < len(further) or not self.call.advance():
+            return None
+        return Rehearsed(self.length + 1, self.call, grown)
 
-def rehearse(prepared: Prepared, span: Span, cache: ShardCache, recording: Recording) -> Foreseen:
-    """The recording in place of the calls of layers `span`; `prepared` itself if it does not fit them."""
+
+def rehearse(session: ShardSession, recording: Recording) -> Foreseen | None:
+    """The recording for the next token of a session of one row, and for others after it; None if it does not fit."""
+    length, span, limit = session.length, session.span, session.shard.traits.position_limit
+    most = recording.program.reach
+    reach = most if limit is None else min(most, limit - length)
+    noted = session.run.note_rows(range(length, length + reach), [session.cache] * reach)
     inputs, grown = [], []
-    for layer, call, recorded in zip(cache.of(span), prepared.calls, recording.forms, strict=True):
-        if not can_grow(layer):
-            return prepared
-        form, tensors = taken_apart(call, cache)
-        if form != recorded:
-            return prepared
-        views = grown_views(layer, prepared.length)
+    for layer, call, recorded in zip(session.cache.of(span), noted.calls, recording.forms, strict=True):
+        form, tensors = taken_apart(call, noted.cache)
+        if form != recorded or not can_grow(layer):
+            return None
+        views = grown_views(layer, length)
         inputs.append(LayerInputs([views], tensors))
-        grown.append(Grown(layer, *views[2:]))
-    ready = recording.program.ready([prepared.length], inputs)
-    return prepared if ready is None else Rehearsed(prepared.length, ready, tuple(grown))
+        grown.append(Grown(layer, views))
+    ready = recording.program.ready([length], inputs)
+    return None if ready is None else Rehearsed(length, ready, grown)
 
 
 def can_grow(layer: Any) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from swarm.shards.flat_attention import FlatCache, Segment, flat_attention
 from swarm.shards.flat_run import Item
 from swarm.shards.rehearsal import Grown, LayerInputs, Recording, can_grow, grown_views, taken_apart
 from swarm.shards.step import StepTensors
@@ -21,23 +20,22 @@ def run_rows(items: Sequence[Item], recording: Recording) -> list[StepTensors] |
         return None
     run, span, shard = items[0][0].run, items[0][0].span, items[0][0].shard
     lengths = [session.length for session, _ in items]
-    hidden = torch.cat([step.tensors.hidden for _, step in items], dim=1).to(shard.dtype)
-    cache = FlatCache([Segment(1, 1, session.cache.layers, None) for session, _ in items], "flat")
-    with flat_attention(shard.attention_configs, cache):
-        calls = run.note(StepTensors(hidden, positions=torch.tensor([lengths])), cache)
-    inputs, grown = [], []
-    for index, call, recorded in zip(range(span.start, span.end), calls, recording.forms, strict=True):
-        form, tensors = taken_apart(call, cache)
+    noted = run.note_rows(lengths, [session.cache for session, _ in items])
+    inputs: list[LayerInputs] = []
+    grown: list[Grown] = []
+    for index, call, recorded in zip(range(span.start, span.end), noted.calls, recording.forms, strict=True):
+        form, tensors = taken_apart(call, noted.cache)
         layers = [session.cache.indexed[index] for session, _ in items]
         if form != recorded or not all(map(can_grow, layers)):
             return None
         views = [grown_views(layer, length) for layer, length in zip(layers, lengths, strict=True)]
         inputs.append(LayerInputs(views, tensors))
-        grown += [Grown(layer, *view[2:]) for layer, view in zip(layers, views, strict=True)]
+        grown += map(Grown, layers, views)
     call_program = recording.program.ready(lengths, inputs)
     if call_program is None:
         return None
-    found = call_program(hidden)
+    hidden = torch.cat([step.tensors.hidden for _, step in items], dim=1)
+    found = call_program(hidden.to(shard.dtype))
     for entry in grown:
         entry.settle()
     return [StepTensors(piece) for piece in torch.split(found, 1, dim=1)]

@@ -78,6 +78,7 @@ class ShardSession:
         self.kept = History()
         self.counters = SessionCounters()
         self._foreseen: Foreseen | None = None
+        self._ran: Foreseen | None = None  # foreseen, if nothing else has happened since
         self._inference = torch.inference_mode()
 
     @property
@@ -103,6 +104,7 @@ class ShardSession:
         """The middle of `apply`: run a prepared step."""
         is_foreseen, foreseen, self._foreseen = self.foresees(step), self._foreseen, None
         if foreseen is not None and is_foreseen:
+            self._ran = foreseen
             hidden = step.tensors.hidden.to(self.shard.dtype)
             return StepTensors(self.run.run_foreseen(foreseen, hidden))
         return self.run(step.tensors, self.cache, self.mask)
@@ -142,6 +144,7 @@ class ShardSession:
         """
         foreseen, self._foreseen = self._foreseen, None
         assert foreseen is not None, "nothing was prepared"
+        self._ran = foreseen
         with self._inference:
             return self.run.run_foreseen(foreseen, hidden)
 
@@ -152,12 +155,15 @@ class ShardSession:
 
     @_or_lost
     def _prepared(self, recording: Recording | None) -> Foreseen:
+        ran, self._ran = self._ran, None
+        found = ran.after() if ran is not None and ran.length == self.length - 1 else None
+        if found is None and recording is not None:
+            found = rehearse(self, recording)
+        if found is not None:
+            return found
         if recording is None and self.gains_flat:
             return prepare_flat(self)
-        prepared = self.run.note_next(self.length, self.cache)
-        if recording is None:
-            return prepared
-        return rehearse(prepared, self.span, self.cache, recording)
+        return self.run.note_next(self.length, self.cache)
 
     def prepare(self, step: Step) -> StepTensors | None:
         """The first half of `apply`: the kept outputs if `step` is repeated and nothing has to run.
@@ -170,6 +176,7 @@ class ShardSession:
         """
         if self._lost:
             raise SessionLost("an earlier step failed inside of the layers; the session must be rebuilt")
+        self._ran = None
         if step.number == self.last_step and step.start < self.length:
             return self._again(step)
         self._check(step)

@@ -6,7 +6,8 @@ Shapes: B rows, n new tokens, S tokens including the cached ones.
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,11 +16,19 @@ from swarm.core.errors import ModelError
 from swarm.core.span import Span
 from swarm.shards.ahead import Foreseen, Prepared
 from swarm.shards.cache import ShardCache, SpanCache
+from swarm.shards.flat_attention import FlatCache, Segment, flat_attention
 from swarm.shards.step import StepTensors
 from swarm.shards.window import LayerArguments, Slot, SpanDone
 
 if TYPE_CHECKING:
     from swarm.shards.shard import Shard
+
+
+class NotedRows(NamedTuple):
+    """How layers would be called for single tokens in one row, and the cache that they would be given."""
+
+    calls: tuple[LayerArguments, ...]
+    cache: FlatCache
 
 
 class SpanRun:
@@ -68,6 +77,14 @@ class SpanRun:
     def note_next(self, length: int, cache: SpanCache) -> Prepared:
         """All that comes before and between the layers for one token at position `length`, of one row."""
         return Prepared(length, self.note(self._shard.example(self.span), cache))
+
+    def note_rows(self, positions: Sequence[int], caches: Sequence[ShardCache]) -> NotedRows:
+        """The same for one token at each of these positions, whose session has the cache at the same place."""
+        cache = FlatCache([Segment(1, 1, own.layers, None) for own in caches], "flat")
+        example = self._shard.example(self.span, tokens=len(positions))
+        tensors = StepTensors(example.hidden, positions=torch.tensor([list(positions)]))
+        with flat_attention(self._shard.attention_configs, cache):
+            return NotedRows(self.note(tensors, cache), cache)
 
     def note(self, tensors: StepTensors, cache: SpanCache) -> tuple[LayerArguments, ...]:
         """What the layers would be called with, found without running them."""
