@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from swarm.shards.ahead import TokenMemory
 from swarm.shards.shard import Shard
 from swarm.wire.message import TensorMeta
 from swarm.wire.step_messages import StepMessage
@@ -20,18 +21,21 @@ from swarm.wire.tensors import Packed, bytes_of
 
 @dataclass(frozen=True, slots=True)
 class Awaited:
-    """The token at position `start`: what its message names as tensors, and the memory for its hidden state.
+    """The token at position `start`: what its message names as tensors, and the memory for what is in them.
 
     Attributes:
-        hidden: `[1, 1, ...]`, on the CPU; nothing else uses its memory, which is `room`, too.
+        memory: nothing else uses it.
+        room: the memory of its hidden state.
         leaving: what the message of its output will name as tensors.
+        output: the bytes of that message, if the output stands in `memory`.
     """
 
     start: int
     tensors: Sequence[TensorMeta]
-    hidden: torch.Tensor
+    memory: TokenMemory
     room: memoryview
     leaving: list[TensorMeta]
+    output: memoryview
 
     def is_in(self, message: StepMessage) -> bool:
         """Whether this message brings it, and nothing besides."""
@@ -40,7 +44,7 @@ class Awaited:
 
     def packed(self, output: torch.Tensor) -> Packed:
         """Its output as it leaves."""
-        return self.leaving, [bytes_of(output)]
+        return self.leaving, [self.output if output is self.memory.output else bytes_of(output)]
 
 
 def awaited_after(
@@ -56,8 +60,8 @@ def awaited_after(
         return None
     if positions is not None and start >= positions:
         return None
-    hidden = torch.empty(tensors[0].shape, dtype=shard.dtype)
-    return Awaited(start, tensors, hidden, bytes_of(hidden), leaving)
+    hidden, output = (torch.empty(metas[0].shape, dtype=shard.dtype) for metas in (tensors, leaving))
+    return Awaited(start, tensors, TokenMemory(hidden, output), bytes_of(hidden), leaving, bytes_of(output))
 
 
 def _is_one_token(metas: Sequence[TensorMeta]) -> bool:

@@ -19,6 +19,8 @@ from swarm.peer.pace import Pace
 from swarm.peer.queued import Queued, Turn
 from swarm.peer.scheduler import DECODE_TOKENS
 from swarm.peer.tally import Tally
+from swarm.shards.ahead import TokenMemory
+from swarm.shards.session import ShardSession
 from swarm.shards.step import Step, StepTensors
 from swarm.wire.step_messages import StepMessage
 
@@ -143,7 +145,7 @@ class Worker:
                 self._pace.forget(session.id)
             self._look_ahead(session)
 
-        self._executor.run_here(partial(session.shard.run_next, awaited.hidden), done)
+        self._executor.run_here(partial(session.shard.run_next, awaited.memory.hidden), done)
 
     def ask(self, session: HopSession, question: Callable[[], Result]) -> asyncio.Future[Result]:
         """Run `question` in the device's thread after every step queued for this session before.
@@ -260,8 +262,8 @@ class Worker:
         idle = not self._queue and not self._running and self._executor.is_idle
         if idle and not session.closed and session.shard.shard.looks_ahead:
             run = self._executor.run_here if self._pace.is_quick else self._executor.submit
-            shard = session.shard.shard
-            run(lambda: session.shard.prepare_next(shard.recording(session.shard.span)), _log_failure)
+            memory = None if session.awaited is None else session.awaited.memory
+            run(partial(_prepare_next, session.shard, memory), _log_failure)
 
     def _requeue(self, begun: Sequence[Queued]) -> None:
         """Long steps of which only a portion has run go on before what came later."""
@@ -269,6 +271,10 @@ class Worker:
             if queued.session.closed:
                 queued.end(None, SessionLost("the session was closed"))
         self._queue[:0] = [queued for queued in begun if not queued.session.closed]
+
+
+def _prepare_next(session: ShardSession, memory: TokenMemory | None) -> None:
+    session.prepare_next(session.shard.recording(session.span), memory)
 
 
 def _log_failure(_: object, error: BaseException | None) -> None:

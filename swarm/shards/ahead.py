@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from swarm.shards.shard import Shard
 
 _TRIAL = (5, 1, 1, 2, 1, 1)  # tokens of its steps
+
+
+class TokenMemory(NamedTuple):
+    """Where a token's hidden state will stand, and where its output may: both `[1, 1, ...]`, on the CPU."""
+
+    hidden: Tensor
+    output: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,13 @@ class Foreseen:
     def run(self, hidden: Tensor) -> Tensor:
         """The hidden state after the span."""
         raise NotImplementedError
+
+    def bind(self, memory: TokenMemory) -> None:
+        """Expect the hidden state in this memory, and do now what can be done for that."""
+
+    def is_bound_to(self, hidden: Tensor) -> bool:
+        """Whether `run` of this very tensor calls nothing of torch, and writes its output where it was told to."""
+        return False
 
     def after(self) -> Foreseen | None:
         """The same for the token after this one, which has run; None if that has to be prepared anew."""

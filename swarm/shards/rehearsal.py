@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from swarm.shards.ahead import Foreseen
+from swarm.shards.ahead import Foreseen, TokenMemory
 from swarm.shards.room import GrowingLayer
 from swarm.shards.window import LayerArguments
 
@@ -80,6 +80,14 @@ class Ready(Protocol):
 
     def __call__(self, hidden: Tensor) -> Tensor: ...
 
+    def bind(self, memory: TokenMemory) -> None:
+        """See `Foreseen`."""
+        ...
+
+    def is_bound_to(self, hidden: Tensor) -> bool:
+        """See `Foreseen`."""
+        ...
+
     def advance(self) -> bool:
         """Be ready for the token after the one that ran; False if its inputs are not there."""
         ...
@@ -130,6 +138,12 @@ class _TracedRun:
         found: Tensor = self.function(hidden, *self.given)
         return found
 
+    def bind(self, memory: TokenMemory) -> None:
+        return
+
+    def is_bound_to(self, hidden: Tensor) -> bool:
+        return False
+
     def advance(self) -> bool:
         return False
 
@@ -175,6 +189,14 @@ class Rehearsed(Foreseen):
         for grown in self.grown:
             grown.settle()
         return found
+
+    def bind(self, memory: TokenMemory) -> None:
+        """See `Foreseen`."""
+        self.call.bind(memory)
+
+    def is_bound_to(self, hidden: Tensor) -> bool:
+        """See `Foreseen`."""
+        return self.call.is_bound_to(hidden)
 
     def after(self) -> Foreseen | None:
         """See `Foreseen`; nothing but this may have changed the session since it was prepared."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from swarm.core.errors import RequestError, SessionLost
 from swarm.core.span import Span
-from swarm.shards.ahead import Foreseen, prepare_flat
+from swarm.shards.ahead import Foreseen, TokenMemory, prepare_flat
 from swarm.shards.cache import ShardCache
 from swarm.shards.history import History
 from swarm.shards.past import Past
@@ -120,16 +120,18 @@ class ShardSession:
         foreseen = self._foreseen
         return foreseen is not None and self.mask is None and foreseen.fits(step, self.length)
 
-    def prepare_next(self, recording: Recording | None = None) -> None:
+    def prepare_next(self, recording: Recording | None = None, memory: TokenMemory | None = None) -> None:
         """Do now what the next decode step needs besides its layers; any other step may come instead.
 
-        `recording` may run in place of the layers.
+        `recording` may run in place of the layers; `memory` is what `run_next` will be given, if that is known.
         """
         limit = self.shard.traits.position_limit
         has_room = limit is None or self.length < limit
         if self.rows == 1 and self.mask is None and has_room and not self._lost:
             with torch.inference_mode():
                 self._foreseen = self._prepared(recording)
+                if memory is not None:
+                    self._foreseen.bind(memory)
 
     def is_ready(self, start: int) -> bool:
         """Whether `run_next` has been prepared for a token at position `start`."""
@@ -145,6 +147,8 @@ class ShardSession:
         foreseen, self._foreseen = self._foreseen, None
         assert foreseen is not None, "nothing was prepared"
         self._ran = foreseen
+        if foreseen.is_bound_to(hidden):
+            return foreseen.run(hidden)
         with self._inference:
             return self.run.run_foreseen(foreseen, hidden)
 
