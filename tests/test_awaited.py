@@ -167,7 +167,7 @@ def test_a_failure_of_an_awaited_token_ends_its_session(lab: Lab, monkeypatch: p
     owner = Caller(lab, "User")
     owner.open()
     decode(owner, range(3))
-    for runs in ("span_run.SpanRun.run_foreseen", "rehearsal.Rehearsed.run"):  # without and with a C compiler
+    for runs in ("span_run.SpanRun.run_foreseen", "rehearsal.settle"):  # without and with a C compiler
         monkeypatch.setattr(f"swarm.shards.{runs}", fail)
     failure = owner.send(3, 5, states(1))
     assert isinstance(failure, StepFailed)

@@ -11,7 +11,7 @@ what the usual way gives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,12 +53,9 @@ class Foreseen:
         """The hidden state after the span."""
         raise NotImplementedError
 
-    def bind(self, memory: TokenMemory) -> None:
-        """Expect the hidden state in this memory, and do now what can be done for that."""
-
-    def is_bound_to(self, hidden: Tensor) -> bool:
-        """Whether `run` of this very tensor calls nothing of torch, and writes its output where it was told to."""
-        return False
+    def bound(self, memory: TokenMemory) -> Callable[[], None] | None:
+        """What runs it in this memory without a call of torch, where that is possible; it may be called once."""
+        return None
 
     def after(self) -> Foreseen | None:
         """The same for the token after this one, which has run; None if that has to be prepared anew."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -144,32 +145,23 @@ class CompiledRun:
     extras: Any
     memory: Any
     reach: int
-    _bound: tuple[TokenMemory, tuple[int, int, int]] | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        if self._bound is not None and self.is_bound_to(hidden):
-            memory, addresses = self._bound
-            self.function(*addresses)
-            return memory.output
         states = hidden.contiguous()
         found = torch.empty_like(states)
         self.function(_at(self.job), states.data_ptr(), found.data_ptr())
         return found
 
-    def bind(self, memory: TokenMemory) -> None:
-        """See `Foreseen`; another form than that of one token's numbers is left to `__call__`."""
+    def bound(self, memory: TokenMemory) -> Callable[[], object] | None:
+        """See `Ready`; the memory must be there until then."""
         hidden, output = memory
         is_usual = all(t.dtype == torch.float32 and t.is_contiguous() for t in memory)
-        if is_usual and hidden.shape == output.shape:
-            self._bound = memory, (_at(self.job), hidden.data_ptr(), output.data_ptr())
-
-    def is_bound_to(self, hidden: Tensor) -> bool:
-        """See `Foreseen`."""
-        return self._bound is not None and self._bound[0].hidden is hidden
+        if not is_usual or hidden.shape != output.shape:
+            return None
+        return partial(self.function, _at(self.job), hidden.data_ptr(), output.data_ptr())
 
     def advance(self) -> bool:
         """See `Ready`."""
-        self._bound = None
         self.reach -= 1
         if not self.reach:
             return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -80,12 +80,8 @@ class Ready(Protocol):
 
     def __call__(self, hidden: Tensor) -> Tensor: ...
 
-    def bind(self, memory: TokenMemory) -> None:
-        """See `Foreseen`."""
-        ...
-
-    def is_bound_to(self, hidden: Tensor) -> bool:
-        """See `Foreseen`."""
+    def bound(self, memory: TokenMemory) -> Callable[[], object] | None:
+        """The same in this memory, without a call of torch, where that is possible."""
         ...
 
     def advance(self) -> bool:
@@ -138,11 +134,8 @@ class _TracedRun:
         found: Tensor = self.function(hidden, *self.given)
         return found
 
-    def bind(self, memory: TokenMemory) -> None:
-        return
-
-    def is_bound_to(self, hidden: Tensor) -> bool:
-        return False
+    def bound(self, memory: TokenMemory) -> None:
+        return None
 
     def advance(self) -> bool:
         return False
@@ -163,10 +156,6 @@ class Grown:
     layer: GrowingLayer
     views: GrownViews
 
-    def settle(self) -> None:
-        """The token is there."""
-        _, _, self.layer.keys, self.layer.values = self.views
-
     def further(self) -> Grown | None:
         """The same with one more token; None if the buffers are full."""
         keys, values, held, _ = self.views
@@ -174,6 +163,12 @@ class Grown:
         if length > keys.shape[-2]:
             return None
         return Grown(self.layer, (keys, values, keys[..., :length, :], values[..., :length, :]))
+
+
+def settle(grown: Sequence[Grown]) -> None:
+    """The token is there."""
+    for entry in grown:
+        _, _, entry.layer.keys, entry.layer.values = entry.views
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,17 +181,20 @@ class Rehearsed(Foreseen):
     def run(self, hidden: Tensor) -> Tensor:
         """The hidden state after the span."""
         found = self.call(hidden)
-        for grown in self.grown:
-            grown.settle()
+        settle(self.grown)
         return found
 
-    def bind(self, memory: TokenMemory) -> None:
+    def bound(self, memory: TokenMemory) -> Callable[[], None] | None:
         """See `Foreseen`."""
-        self.call.bind(memory)
+        call, grown = self.call.bound(memory), self.grown
+        if call is None:
+            return None
 
-    def is_bound_to(self, hidden: Tensor) -> bool:
-        """See `Foreseen`."""
-        return self.call.is_bound_to(hidden)
+        def run() -> None:
+            call()
+            settle(grown)
+
+        return run
 
     def after(self) -> Foreseen | None:
         """See `Foreseen`; nothing but this may have changed the session since it was prepared."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from swarm.shards.flat_run import Item
-from swarm.shards.rehearsal import Grown, LayerInputs, Recording, can_grow, grown_views, taken_apart
+from swarm.shards.rehearsal import Grown, LayerInputs, Recording, can_grow, grown_views, settle, taken_apart
 from swarm.shards.step import StepTensors
 
 
@@ -36,8 +36,7 @@ def run_rows(items: Sequence[Item], recording: Recording) -> list[StepTensors] |
         return None
     hidden = torch.cat([step.tensors.hidden for _, step in items], dim=1)
     found = call_program(hidden.to(shard.dtype))
-    for entry in grown:
-        entry.settle()
+    settle(grown)
     return [StepTensors(piece) for piece in torch.split(found, 1, dim=1)]
 
 

@@ -78,6 +78,9 @@ class ShardSession:
         self.kept = History()
         self.counters = SessionCounters()
         self._foreseen: Foreseen | None = None
+        self._bound: tuple[TokenMemory, Callable[[], None]] | None = (
+            None  # what `_foreseen` runs as, if it can
+        )
         self._ran: Foreseen | None = None  # foreseen, if nothing else has happened since
         self._inference = torch.inference_mode()
 
@@ -130,8 +133,8 @@ class ShardSession:
         if self.rows == 1 and self.mask is None and has_room and not self._lost:
             with torch.inference_mode():
                 self._foreseen = self._prepared(recording)
-                if memory is not None:
-                    self._foreseen.bind(memory)
+                run = None if memory is None else self._foreseen.bound(memory)
+            self._bound = None if memory is None or run is None else (memory, run)
 
     def is_ready(self, start: int) -> bool:
         """Whether `run_next` has been prepared for a token at position `start`."""
@@ -147,8 +150,10 @@ class ShardSession:
         foreseen, self._foreseen = self._foreseen, None
         assert foreseen is not None, "nothing was prepared"
         self._ran = foreseen
-        if foreseen.is_bound_to(hidden):
-            return foreseen.run(hidden)
+        if self._bound is not None and self._bound[0].hidden is hidden:
+            memory, run = self._bound
+            run()
+            return memory.output
         with self._inference:
             return self.run.run_foreseen(foreseen, hidden)
 

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from swarm.wire.frames import Frame
+from swarm.wire.message import Message
 
-Handle = Callable[[Frame], Awaitable[None] | None]
+Handle = Callable[[Message, memoryview], Awaitable[None] | None]
 Report = Callable[[Frame, Exception], Awaitable[None]]
 
 _MAX_QUEUED_FRAMES = 64
@@ -20,7 +21,10 @@ _MAX_QUEUED_BYTES = 32 << 20
 
 
 class FrameQueue:
-    """Hands frames to `handle`, and what that raises to `report`; `on_full(True)` asks to read no further for now."""
+    """Hands messages with their payloads to `handle`, and what that raises to `report`.
+
+    `on_full(True)` asks to read no further for now.
+    """
 
     def __init__(self, handle: Handle, report: Report, on_full: Callable[[bool], None]) -> None:
         self._handle = handle
@@ -80,7 +84,7 @@ class FrameQueue:
 
     def _begin(self, frame: Frame) -> Awaitable[None] | None:
         try:
-            return self._handle(frame)
+            return self._handle(frame.message, frame.payload)
         except Exception as error:
             return self._report(frame, error)
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from msgspec import DecodeError, ValidationError
+from msgspec import DecodeError, Struct, ValidationError
 from msgspec.msgpack import Decoder, Encoder
 
 from swarm.core.errors import PeerIncompatible, RequestError
@@ -34,7 +33,7 @@ _ENCODER = Encoder()
 _DECODER: Decoder[Message] = Decoder(AnyMessage)
 
 
-class Frame(NamedTuple):
+class Frame(Struct, frozen=True):  # made without a call of Python
     """One received message with its payload."""
 
     message: Message

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from enum import Enum
+from functools import partial
 from time import perf_counter
 
 from msgspec.structs import replace
@@ -80,7 +81,6 @@ class Link:
         self.dialled = dialled
         self.direct = False
         self.close_reason = ""
-        self._handler = handler
         self._hello = hello
         self._loop = asyncio.get_running_loop()
         self._state = LinkState.GREETING
@@ -88,7 +88,7 @@ class Link:
         self._stream = FrameStream(
             on_frame=self._on_frame, on_closed=self._on_closed, max_payload_bytes=max_payload_bytes
         )
-        self._queue = FrameQueue(self._handle, self._report, self._read_on_or_pause)
+        self._queue = FrameQueue(partial(handler, self), self._report, self._read_on_or_pause)
         self._pending = PendingRequests(peer_id)
         self._pulse = Pulse(self._stream, bandwidth or Bandwidth())
         self._close_callbacks: list[Callable[[Link], None]] = []
@@ -260,9 +260,6 @@ class Link:
         else:
             self._state = LinkState.OPEN
             self._greeted.set_result(None)
-
-    def _handle(self, frame: Frame) -> Awaitable[None] | None:
-        return self._handler(self, frame.message, frame.payload)
 
     async def _report(self, frame: Frame, raised: Exception) -> None:
         """A message could not be dealt with: whoever waits for an answer gets to know."""
