@@ -190,6 +190,46 @@ def test_without_anybody_to_take_over_the_peer_serves_on_and_later_comers_are_fo
         assert lab.peers["b"].service.load.computed_tokens > 0
 
 
+@pytest.mark.parametrize("leaving", ["A", "C", "AC"])
+def test_a_session_that_cannot_go_on_lets_leaving_peers_go(leaving: str) -> None:
+    """They may be about to serve what it waits for: a peer that moves does so when its last session has gone."""
+    with Lab() as lab:
+        serve_twice(lab)
+
+        async def move() -> None:
+            for name in leaving:
+                assert await lab.peers[name].service.emptied(10.0)
+            await lab._serve("bb", Span(2, 4), 0.1, 4096, PeerLimits())
+
+        async def lose_the_middle() -> None:
+            await lab.kill("B", "b")
+            await drain(lab, *leaving)
+            lab.tasks.create_task(move())
+
+        lab.before_call[4] = lose_the_middle
+        lab.check_exact(input_ids=prompt())
+        assert lab.peers["bb"].service.load.computed_tokens > 0
+
+
+def test_a_leaving_peer_keeps_its_session_while_a_replacement_comes() -> None:
+    with Lab() as lab:
+        serve_twice(lab)
+
+        async def come_back() -> None:
+            await asyncio.sleep(1.0)
+            await lab._serve("bb", Span(2, 4), 0.1, 4096, PeerLimits())
+
+        async def lose_the_middle() -> None:
+            await lab.kill("B", "b")
+            await drain(lab, "A")
+            lab.tasks.create_task(come_back())
+
+        lab.before_call[4] = lose_the_middle
+        lab.before_call[8] = lambda: asyncio.sleep(3.0)
+        lab.check_exact(input_ids=prompt())
+        assert lab.stats.handovers == 1
+
+
 def run_four_sessions(lab: Lab, moves: int) -> list[list[torch.Tensor]]:
     """The outputs of 30 steps of four sessions at once, while peers leave and come back so many times."""
     sessions = [lab.open() for _ in range(4)]

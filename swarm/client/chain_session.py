@@ -20,10 +20,11 @@ from torch import Tensor
 
 from swarm.client.block_hashes import BlockHashes
 from swarm.client.courier import Courier
+from swarm.client.gap import find_gap
 from swarm.client.hop import RemoteHop, SessionShape
 from swarm.client.pieces import cut, wanted_from
 from swarm.client.profile import StepProfile
-from swarm.client.repair import Past, Rebuild, Repairer, find_gap
+from swarm.client.repair import Past, Rebuild, Repairer
 from swarm.client.replanner import Replanner
 from swarm.client.shared import LoadedModel, Shared
 from swarm.client.takeover import Takeover

@@ -269,11 +269,13 @@ class Navigator:
         named = sorted(avoided & self._last_failure.keys())[:3]
         return "".join(f"; {peer_id[-8:]}: {self._last_failure[peer_id]}" for peer_id in named)
 
-    async def wait_for_plan(self, span: Span, request: ChainWish, deadline_s: float) -> Chain:
+    async def wait_for_plan(
+        self, span: Span, request: ChainWish, deadline_s: float, is_enough: Callable[[], bool] = lambda: False
+    ) -> Chain:
         """Like `plan`, for a session that is about to open, but wait for peers until `deadline_s` (monotonic).
 
         Raises:
-            SwarmUnavailable: naming the missing layers, when the deadline has passed.
+            SwarmUnavailable: naming the missing layers, when the deadline has passed, or the wait `is_enough`.
         """
         told = ""
         while True:
@@ -281,6 +283,8 @@ class Navigator:
                 chain = self.plan(span, request)
             except SwarmUnavailable as error:
                 left = deadline_s - _now_s()
+                if is_enough():
+                    raise
                 if left <= 0:
                     raise SwarmUnavailable(
                         f"{error} (waited {self._config.unavailable_timeout_s:g} s){self._last_words()}: start a peer "

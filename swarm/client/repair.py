@@ -13,11 +13,12 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from swarm.client.gap import find_gap
 from swarm.client.hop import RemoteHop, SessionShape
 from swarm.client.shared import Shared
 from swarm.client.waiting import wait_for
 from swarm.client.wish import ChainWish
-from swarm.core.errors import NextUnreachable, PeerError
+from swarm.core.errors import NextUnreachable, PeerError, SwarmUnavailable
 from swarm.core.log_fields import session_fields
 from swarm.core.span import Span
 from swarm.routing.chain import Chain
@@ -26,6 +27,7 @@ from swarm.wire.step_messages import ReplayInfo, StepMessage
 from swarm.wire.tensors import pack
 
 logger = logging.getLogger(__name__)
+PATIENCE_S = 3.0  # with a gap that nobody can fill, before hops whose peers want to leave are let go
 
 
 class Rebuild(Exception):
@@ -39,28 +41,6 @@ class Past:
     history: History
     number: int
     chunk: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Gap:
-    """Lost hops `[first, last]` of a chain, by index."""
-
-    first: int
-    last: int
-
-    def span(self, hops: Sequence[RemoteHop]) -> Span:
-        return Span(hops[self.first].span.start, hops[self.last].span.end)
-
-
-def find_gap(hops: Sequence[RemoteHop]) -> _Gap | None:
-    """The first run of hops that cannot be used."""
-    first = next((i for i, hop in enumerate(hops) if not hop.usable), None)
-    if first is None:
-        return None
-    last = first
-    while last + 1 < len(hops) and not hops[last + 1].usable:
-        last += 1
-    return _Gap(first, last)
 
 
 class Repairer:
@@ -137,7 +117,10 @@ class Repairer:
     async def fill(
         self, hops: list[RemoteHop], shape: SessionShape, past: Past, give_up_s: float
     ) -> list[RemoteHop]:
-        """The chain with its first gap filled, its new hops' caches made.
+        """The chain with its first gap filled, its new hops' caches made; or the chain with a wider gap.
+
+        Where nobody serves the layers of the gap, hops whose peers want to leave are let go after a while: these peers
+        may be the ones who would serve them next.
 
         Raises:
             Rebuild: if the gap cannot be filled in place.
@@ -150,7 +133,21 @@ class Repairer:
         if before is None and after is None:
             raise Rebuild
         wish = replace(self.wish(hops, gap.first, gap.last, shape), prompt_share=shape.prompt_share)
-        chain = await self._shared.navigator.wait_for_plan(gap.span(hops), wish, give_up_s)
+        patient_until_s = asyncio.get_running_loop().time() + PATIENCE_S
+
+        def leaving() -> list[RemoteHop]:
+            is_late = asyncio.get_running_loop().time() >= patient_until_s
+            return [hop for hop in hops if is_late and hop.leaving and hop.usable]
+
+        try:
+            chain = await self._shared.navigator.wait_for_plan(
+                gap.span(hops), wish, give_up_s, lambda: bool(leaving())
+            )
+        except SwarmUnavailable:
+            if not (let_go := leaving()):
+                raise
+            await self.dismiss(let_go)
+            return hops
         new = await self.open(chain, shape, before, after)
         repaired = [*hops[: gap.first], *new, *hops[gap.last + 1 :]]
         try:
