@@ -133,20 +133,8 @@ class Repairer:
         if before is None and after is None:
             raise Rebuild
         wish = replace(self.wish(hops, gap.first, gap.last, shape), prompt_share=shape.prompt_share)
-        patient_until_s = asyncio.get_running_loop().time() + PATIENCE_S
-
-        def leaving() -> list[RemoteHop]:
-            is_late = asyncio.get_running_loop().time() >= patient_until_s
-            return [hop for hop in hops if is_late and hop.leaving and hop.usable]
-
-        try:
-            chain = await self._shared.navigator.wait_for_plan(
-                gap.span(hops), wish, give_up_s, lambda: bool(leaving())
-            )
-        except SwarmUnavailable:
-            if not (let_go := leaving()):
-                raise
-            await self.dismiss(let_go)
+        chain = await self._plan_or_let_go(hops, gap.span(hops), wish, give_up_s)
+        if chain is None:
             return hops
         new = await self.open(chain, shape, before, after)
         repaired = [*hops[: gap.first], *new, *hops[gap.last + 1 :]]
@@ -159,6 +147,27 @@ class Repairer:
             await self.dismiss(new)
             raise
         return repaired
+
+    async def _plan_or_let_go(
+        self, hops: Sequence[RemoteHop], span: Span, wish: ChainWish, give_up_s: float
+    ) -> Chain | None:
+        """A chain for a gap; None if hops were let go instead, because their peers want to leave."""
+        clock = asyncio.get_running_loop().time
+        patient_until_s = clock() + PATIENCE_S
+
+        def to_let_go() -> list[RemoteHop]:
+            return [hop for hop in hops if hop.leaving and hop.usable] if clock() >= patient_until_s else []
+
+        try:
+            return await self._shared.navigator.wait_for_plan(
+                span, wish, give_up_s, lambda: bool(to_let_go())
+            )
+        except SwarmUnavailable:
+            leaving = to_let_go()
+            if not leaving:
+                raise
+            await self.dismiss(leaving)
+            return None
 
     def wish(
         self,

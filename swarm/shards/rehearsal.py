@@ -17,6 +17,7 @@ from swarm.shards.window import LayerArguments
 if TYPE_CHECKING:
     from swarm.shards.cache import SpanCache
     from swarm.shards.session import ShardSession
+    from swarm.shards.span_run import NotedRows
 
 _HIDDEN, _CACHE, _TENSOR = object(), object(), object()
 
@@ -211,16 +212,28 @@ def rehearse(session: ShardSession, recording: Recording) -> Foreseen | None:
     most = recording.program.reach
     reach = most if limit is None else min(most, limit - length)
     noted = session.run.note_rows(range(length, length + reach), [session.cache] * reach)
-    inputs, grown = [], []
-    for layer, call, recorded in zip(session.cache.of(span), noted.calls, recording.forms, strict=True):
+    made = make_ready(recording, noted, [session.cache.of(span)], [length])
+    return None if made is None else Rehearsed(length, *made)
+
+
+def make_ready(
+    recording: Recording, noted: NotedRows, caches: Sequence[Sequence[Any]], lengths: Sequence[int]
+) -> tuple[Ready, list[Grown]] | None:
+    """A run of the recording for one token of each session, and what their caches hold then; None if it does not fit.
+
+    `caches` are the cache layers of the span of each session, which hold `lengths` tokens.
+    """
+    inputs: list[LayerInputs] = []
+    grown: list[Grown] = []
+    for layers, call, recorded in zip(zip(*caches, strict=True), noted.calls, recording.forms, strict=True):
         form, tensors = taken_apart(call, noted.cache)
-        if form != recorded or not can_grow(layer):
+        if form != recorded or not all(map(can_grow, layers)):
             return None
-        views = grown_views(layer, length)
-        inputs.append(LayerInputs([views], tensors))
-        grown.append(Grown(layer, views))
-    ready = recording.program.ready([length], inputs)
-    return None if ready is None else Rehearsed(length, ready, grown)
+        views = [grown_views(layer, length) for layer, length in zip(layers, lengths, strict=True)]
+        inputs.append(LayerInputs(views, tensors))
+        grown += map(Grown, layers, views)
+    ready = recording.program.ready(lengths, inputs)
+    return None if ready is None else (ready, grown)
 
 
 def can_grow(layer: Any) -> bool:

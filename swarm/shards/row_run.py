@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from swarm.shards.flat_run import Item
-from swarm.shards.rehearsal import Grown, LayerInputs, Recording, can_grow, grown_views, settle, taken_apart
+from swarm.shards.rehearsal import Recording, make_ready, settle
 from swarm.shards.step import StepTensors
 
 
@@ -21,21 +21,12 @@ def run_rows(items: Sequence[Item], recording: Recording) -> list[StepTensors] |
     run, span, shard = items[0][0].run, items[0][0].span, items[0][0].shard
     lengths = [session.length for session, _ in items]
     noted = run.note_rows(lengths, [session.cache for session, _ in items])
-    inputs: list[LayerInputs] = []
-    grown: list[Grown] = []
-    for index, call, recorded in zip(range(span.start, span.end), noted.calls, recording.forms, strict=True):
-        form, tensors = taken_apart(call, noted.cache)
-        layers = [session.cache.indexed[index] for session, _ in items]
-        if form != recorded or not all(map(can_grow, layers)):
-            return None
-        views = [grown_views(layer, length) for layer, length in zip(layers, lengths, strict=True)]
-        inputs.append(LayerInputs(views, tensors))
-        grown += map(Grown, layers, views)
-    call_program = recording.program.ready(lengths, inputs)
-    if call_program is None:
+    made = make_ready(recording, noted, [session.cache.of(span) for session, _ in items], lengths)
+    if made is None:
         return None
+    ready, grown = made
     hidden = torch.cat([step.tensors.hidden for _, step in items], dim=1)
-    found = call_program(hidden.to(shard.dtype))
+    found = ready(hidden.to(shard.dtype))
     settle(grown)
     return [StepTensors(piece) for piece in torch.split(found, 1, dim=1)]
 

@@ -78,10 +78,8 @@ class ShardSession:
         self.kept = History()
         self.counters = SessionCounters()
         self._foreseen: Foreseen | None = None
-        self._bound: tuple[TokenMemory, Callable[[], None]] | None = (
-            None  # what `_foreseen` runs as, if it can
-        )
-        self._ran: Foreseen | None = None  # foreseen, if nothing else has happened since
+        self._bound: tuple[TokenMemory, Callable[[], None]] | None = None  # how `_foreseen` runs there
+        self._ran: Foreseen | None = None  # what ran last, if nothing else has happened since
         self._inference = torch.inference_mode()
 
     @property
