@@ -18,7 +18,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from tests.peers import LocalSwarm, PeerProcess
 
 OPTIONS = ("--threads", "1", "--cache-tokens", "8192", "--lease-s", "9", "--no-reuse-speed")
-TWIN_FACTOR, SLOW_FACTOR = 8.0, 80.0
+TWIN_FACTOR, SLOW_FACTOR = 8.0, 400.0  # compiled layers of the demo model may take as little as 20 us
 
 
 class SlowSwarm:
@@ -65,10 +65,12 @@ class Way:
 
 
 class _Note(StoppingCriteria):
-    """Notes each token; `at[1]` is called when there are `at[0]` of them. Never stops."""
+    """Notes each token; `at[1]` is called when there are `at[0]` of them. Stops once the way `is_enough`."""
 
-    def __init__(self, model: Any, way: Way, at: tuple[int, Callable[[], None]] | None) -> None:
-        self._model, self._way, self._at = model, way, at
+    def __init__(
+        self, model: Any, way: Way, at: tuple[int, Callable[[], None]] | None, is_enough: Callable[[Way], bool]
+    ) -> None:
+        self._model, self._way, self._at, self._is_enough = model, way, at, is_enough
 
     def __call__(self, input_ids: Tensor, scores: Any, **more: Any) -> Any:
         chain = getattr(self._model, "chain", None)
@@ -76,13 +78,20 @@ class _Note(StoppingCriteria):
         self._way.peers.append(tuple(hop.peer_id for hop in chain.hops) if chain is not None else ())
         if self._at is not None and len(self._way.times) == self._at[0]:
             self._at[1]()
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool)
+        return torch.full((input_ids.shape[0],), self._is_enough(self._way))
 
 
 def generate_on(
-    model: Any, new_tokens: int, at: tuple[int, Callable[[], None]] | None = None, prompt_tokens: int = 12
+    model: Any,
+    new_tokens: int,
+    at: tuple[int, Callable[[], None]] | None = None,
+    prompt_tokens: int = 12,
+    is_enough: Callable[[Way], bool] = lambda way: False,
 ) -> Way:
-    """Greedy tokens of a fixed prompt, by a `SwarmModel` or a local one; no other session of it may run meanwhile."""
+    """Greedy tokens of a fixed prompt, by a `SwarmModel` or a local one; no other session of it may run meanwhile.
+
+    At most `new_tokens`: it ends as soon as the way `is_enough`.
+    """
     ids = torch.randint(5, 150, (1, prompt_tokens), generator=torch.Generator().manual_seed(7))
     way = Way()
     way.tokens = model.generate(
@@ -92,6 +101,6 @@ def generate_on(
         max_new_tokens=new_tokens,
         min_new_tokens=new_tokens,
         pad_token_id=0,
-        stopping_criteria=StoppingCriteriaList([_Note(model, way, at)]),
+        stopping_criteria=StoppingCriteriaList([_Note(model, way, at, is_enough)]),
     )
     return way

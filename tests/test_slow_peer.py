@@ -14,10 +14,11 @@ from swarm.client.model import SwarmModel
 from swarm.core.errors import ConfigError
 from swarm.peer.slowdown import slowdown
 from tests.conftest import SwarmFactory
-from tests.slow_swarm import SlowSwarm, generate_on
+from tests.slow_swarm import SlowSwarm, Way, generate_on
 from tests.waiting import wait_for
 
 DEADLINE_S = 90.0
+MOST_TOKENS = 1500
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,13 @@ def test_a_slow_peer_loses_its_traffic_and_gets_it_back(swarm_factory: SwarmFact
             assert torch.equal(found.tokens, generate_on(local, tokens).tokens)
             return peers.victim.peer_id in found.peers[-1]
 
+        def has_left(way: Way) -> bool:
+            return len(way.peers) > 8 and peers.victim.peer_id not in way.peers[-1]
+
         wait_for(is_used, DEADLINE_S, "the faster peer is used while it is fast")
-        found = generate_on(model, 240, at=(8, peers.slow_down))
-        assert torch.equal(found.tokens, generate_on(local, 240).tokens)
-        assert peers.victim.peer_id in found.peers[0]
+        found = generate_on(model, MOST_TOKENS, at=(8, peers.slow_down), is_enough=has_left)
+        assert torch.equal(found.tokens, generate_on(local, len(found.peers)).tokens)
+        assert peers.victim.peer_id in found.peers[7]
         assert peers.victim.peer_id not in found.peers[-1], "the running session stays at the slow peer"
         assert model.stats.replans >= 1
         assert model.stats.failovers == 0
