@@ -53,6 +53,12 @@ class BenchSettings(Settings):
     peer_count: Annotated[Count, Shown("N", flag="--peers"), Field(description="Most peers in a chain.")] = (
         _PLAN.peers
     )
+    swarms: Annotated[
+        Count,
+        Field(
+            description="How often the peers are started anew (decode, prefill), each time for all rounds."
+        ),
+    ] = _PLAN.swarms
     rounds: Annotated[
         Count, Field(description="How often everything takes its turn, after one round that warms up.")
     ] = _PLAN.rounds
@@ -104,6 +110,7 @@ class BenchSettings(Settings):
     def plan(self) -> Plan:
         return Plan(
             peers=self.peer_count,
+            swarms=self.swarms,
             rounds=self.rounds,
             tokens=self.tokens,
             prompt=self.prompt,

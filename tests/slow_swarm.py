@@ -68,7 +68,11 @@ class _Note(StoppingCriteria):
     """Notes each token; `at[1]` is called when there are `at[0]` of them. Stops once the way `is_enough`."""
 
     def __init__(
-        self, model: Any, way: Way, at: tuple[int, Callable[[], None]] | None, is_enough: Callable[[Way], bool]
+        self,
+        model: Any,
+        way: Way,
+        at: tuple[int, Callable[[], None]] | None,
+        is_enough: Callable[[Way], bool],
     ) -> None:
         self._model, self._way, self._at, self._is_enough = model, way, at, is_enough
 

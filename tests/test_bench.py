@@ -22,18 +22,19 @@ needs_root = pytest.mark.skipif(
 @pytest.mark.network
 def test_decode_is_measured_beside_the_local_model(swarm_factory: SwarmFactory, tmp_path: Path) -> None:
     results = tmp_path / "results.json"
-    options = ["--size", "tiny", "--peers", "1", "--rounds", "1", "--tokens", "4", "--json", str(results)]
-    done = swarm_factory().run("bench", "decode", *options, deadline_s=180.0)
+    options = ["--size", "tiny", "--peers", "2", "--swarms", "2", "--rounds", "1", "--tokens", "4"]
+    done = swarm_factory().run("bench", "decode", *options, "--json", str(results), deadline_s=180.0)
     assert (done.status, done.stderr) == (0, ""), done.stderr
     assert "of local" in done.stdout
     found = json.loads(results.read_text())
-    assert (found["model"], found["settings"]["peers"]) == ("tiny", 1)
+    assert (found["model"], found["settings"]["peers"]) == ("tiny", 2)
     (report,) = found["results"]
     assert report["problems"] == []
-    local, one = report["rows"]
-    assert (local["who"], one["who"]) == ("local", "1 peer")
-    assert one["ratio"] == pytest.approx(local["step_ms"] / one["step_ms"])
-    assert len(one["ratios"]) == 1
+    local, one, two = report["rows"]
+    assert (local["who"], one["who"], two["who"]) == ("local", "1 peer", "2 peers")
+    assert one["ratio"] == pytest.approx(sum(one["ratios"]) / 2)
+    assert two["hop_ms"] == pytest.approx(sum(two["hops_ms"]) / 2)
+    assert (len(one["ratios"]), len(two["hops_ms"])) == (2, 2)
 
 
 @pytest.mark.slow

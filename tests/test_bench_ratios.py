@@ -7,6 +7,7 @@ import pytest
 from swarm.bench.fairness import gaps
 from swarm.bench.ratios import divergences, per_hop, percentile, ratio, stall
 from swarm.bench.timed import Timed
+from swarm.bench.turns import Turns
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios_and_not_the_ratio_of_medians() -> None:
@@ -22,7 +23,7 @@ def test_rounds_that_are_not_pairs_are_a_mistake() -> None:
 
 
 def test_what_a_hop_adds_is_shared_among_the_hops_after_the_first() -> None:
-    assert per_hop([1.0, 5.0, 2.0], [3.0, 6.0, 8.0], hops=3) == 1.0
+    assert per_hop([1.0, 5.0, 2.0], [3.0, 6.0, 8.0], hops=3) == (1.0, 0.5, 3.0)
 
 
 def test_a_stall_is_the_longest_gap_less_the_usual_one() -> None:
@@ -43,3 +44,7 @@ def test_gaps_count_while_the_disturbance_lasts() -> None:
     runs = [Timed(100.0, (1, 2, 3), (1.0, 2.0, 4.0)), Timed(101.0, (1, 2), (1.0, 1.5))]
     assert gaps(runs) == [1.0, 2.0, 0.5]
     assert gaps(runs, until=101.5) == [1.0]
+
+
+def test_each_swarm_has_its_own_median() -> None:
+    assert Turns((), swarms=2, problems=()).by_swarm([1.0, 2.0, 9.0, 5.0, 4.0, 6.0]) == [2.0, 5.0]

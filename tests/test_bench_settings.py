@@ -39,7 +39,7 @@ def test_without_options_everything_is_as_help_says() -> None:
         "memory",
     )
     plan = settings.plan()
-    assert (plan.peers, plan.rounds, plan.tokens, plan.prompt) == (3, 5, 64, None)
+    assert (plan.peers, plan.swarms, plan.rounds, plan.tokens, plan.prompt) == (3, 3, 5, 64, None)
     assert (plan.sessions, plan.delay_s, plan.network) == ((1, 4, 16), 0.025, "auto")
 
 

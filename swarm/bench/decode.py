@@ -18,6 +18,7 @@ COLUMNS = (
     Column("ratio", "of local"),
     Column("spread", "rounds"),
     Column("hop_ms", "ms per added hop"),
+    Column("hop_spread", "swarms"),
     Column("first_ms", "first token, ms", 1),
 )
 
@@ -41,6 +42,8 @@ def _row(turns: Turns, peers: int) -> Row:
     steps = [[run.step_s for run in column] for column in turns.columns]
     own = steps[peers]
     speed = ratio(steps[0], own) if peers else None
+    hops_ms = [1000 * cost for cost in per_hop(steps[1], own, peers)] if peers > 1 else []
+    by_swarm = turns.by_swarm(hops_ms) if hops_ms else []
     return {
         "who": turns.who(peers),
         "peers": peers,
@@ -49,6 +52,8 @@ def _row(turns: Turns, peers: int) -> Row:
         "ratio": speed.median if speed else None,
         "spread": speed.spread if speed else None,
         "ratios": speed.rounds if speed else None,
-        "hop_ms": 1000 * per_hop(steps[1], own, peers) if peers > 1 else None,
+        "hop_ms": median(hops_ms) if hops_ms else None,
+        "hop_spread": f"{min(by_swarm):.2f} to {max(by_swarm):.2f}" if by_swarm else None,
+        "hops_ms": tuple(hops_ms) or None,
         "first_ms": 1000 * median(run.first_s for run in turns.columns[peers]),
     }

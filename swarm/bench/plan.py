@@ -16,7 +16,9 @@ class Plan:
 
     Attributes:
         peers: most peers in a chain.
-        rounds: how often everything takes its turn; one more round before them warms up and does not count.
+        swarms: how often the peers are started anew, where a benchmark does that (`decode`, `prefill`).
+        rounds: how often everything takes its turn, in each swarm; one more round before them warms up and does not
+            count.
         tokens: new tokens of one generation.
         prompt: tokens of the prompt; None takes what suits the benchmark.
         sessions: how many sessions run at once, one case each.
@@ -25,6 +27,7 @@ class Plan:
     """
 
     peers: int = 3
+    swarms: int = 3
     rounds: int = 5
     tokens: int = 64
     prompt: int | None = None

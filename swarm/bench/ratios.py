@@ -31,9 +31,9 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Ratio:
     return Ratio(median(rounds), rounds)
 
 
-def per_hop(one: Sequence[float], many: Sequence[float], hops: int) -> float:
-    """What each of the hops after the first one adds: the median over the rounds of `(many - one) / (hops - 1)`."""
-    return median((b - a) / (hops - 1) for a, b in zip(one, many, strict=True))
+def per_hop(one: Sequence[float], many: Sequence[float], hops: int) -> tuple[float, ...]:
+    """What each of the hops after the first one adds, round by round: `(many - one) / (hops - 1)`."""
+    return tuple((b - a) / (hops - 1) for a, b in zip(one, many, strict=True))
 
 
 def stall(times: Sequence[float]) -> float:

@@ -64,7 +64,7 @@ def table(times: dict[Any, list[float]], checkouts: Sequence[Path]) -> str:
     for checkout in checkouts:
         one, three = (times[checkout, peers] for peers in LENGTHS)
         cells = [f"{median(own):.2f} ({ratio(times['local'], own).median:.2f})" for own in (one, three)]
-        hop_ms = per_hop(one, three, LENGTHS[-1])
+        hop_ms = median(per_hop(one, three, LENGTHS[-1]))
         lines.append(f"{checkout}: 1 peer {cells[0]}, 3 peers {cells[1]}, an added hop {hop_ms:.2f} ms")
     return "\n".join(lines)
 
