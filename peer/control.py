@@ -23,7 +23,6 @@ from swarm.core.errors import (
     SessionLost,
     SwarmError,
 )
-from swarm.core.log_fields import session_fields
 from swarm.core.prefix_index import BLOCK_TOKENS
 from swarm.core.span import Span
 from swarm.peer.arrival import Arrival
@@ -31,7 +30,6 @@ from swarm.peer.departure import Onward, tell_client
 from swarm.peer.hop_session import HopSession
 from swarm.peer.link_watch import LinkWatch
 from swarm.peer.offer import Offer
-from swarm.peer.sessions import SessionTable
 from swarm.peer.stepping import Stepping
 from swarm.peer.tally import Tally
 from swarm.peer.transfer import Receiver, Sender
@@ -293,15 +291,3 @@ async def _reply(link: Link, answer: Done | Failed) -> None:
         await link.send(answer)
     except PeerError as error:
         logger.debug("%s is gone before its answer: %s", link.peer_id, error)
-
-
-async def sweep_idle(table: SessionTable, stepping: Stepping) -> None:
-    """End sessions that nobody used for `idle_session_s`; runs until cancelled."""
-    idle_session_s = table.limits.idle_session_s
-    while True:
-        await asyncio.sleep(min(idle_session_s / 4, 5.0))
-        before_s = asyncio.get_running_loop().time() - idle_session_s
-        table.prefixes.expire(before_s)
-        for session in table.idle_since(before_s):
-            logger.info("no step for %g s", idle_session_s, extra=session_fields(session.id))
-            stepping.end(session)

@@ -59,7 +59,7 @@ class HopSession:
     def take_awaited(self, message: StepMessage) -> Awaited | None:
         """The awaited token, if this message brings it and it follows on all that was accepted."""
         awaited, self.awaited = self.awaited, None
-        if awaited is None or not awaited.is_in(message) or not self.shard.is_ready(awaited.start):
+        if awaited is None or not awaited.is_in(message) or not self.shard.next.is_ready(awaited.start):
             return None
         has_room = awaited.start < self.reserved
         return awaited if has_room and message.number > self.newest else None

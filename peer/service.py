@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from swarm.core.errors import PeerBusy, RequestError
 from swarm.core.log_fields import session_fields
-from swarm.peer.control import Control, sweep_idle
+from swarm.peer.control import Control
 from swarm.peer.crew import Crew
 from swarm.peer.departure import tell_client
 from swarm.peer.executor import Executor
+from swarm.peer.idle_sweep import sweep_idle
 from swarm.peer.link_watch import LinkWatch
 from swarm.peer.offer import Offer
 from swarm.peer.sessions import SessionTable

@@ -135,7 +135,7 @@ class Worker:
                 try:
                     self._deliver(Finished(session, message, tensors, None, 0.0, took_s, awaited))
                 finally:
-                    session.shard.finish_next(message.number, tensors)
+                    session.shard.next.finish(message.number, tensors)
                 self._tally.ran(0.0, took_s, 1)
                 self._pace.share.ran(1, (session.id,), True, took_s, now)
             self._tally.turn(1, 1)
@@ -145,7 +145,7 @@ class Worker:
                 self._pace.forget(session.id)
             self._look_ahead(session)
 
-        self._executor.run_here(partial(session.shard.run_next, awaited.memory.hidden), done)
+        self._executor.run_here(partial(session.shard.next.run, awaited.memory.hidden), done)
 
     def ask(self, session: HopSession, question: Callable[[], Result]) -> asyncio.Future[Result]:
         """Run `question` in the device's thread after every step queued for this session before.
@@ -274,7 +274,7 @@ class Worker:
 
 
 def _prepare_next(session: ShardSession, memory: TokenMemory | None) -> None:
-    session.prepare_next(session.shard.recording(session.span), memory)
+    session.next.prepare(session.shard.recording(session.span), memory)
 
 
 def _log_failure(_: object, error: BaseException | None) -> None:

@@ -35,7 +35,7 @@ def test_long_decoding_is_the_same(model_type: str, rollback: bool) -> None:
     for position in range(40):
         step = Step(position, position, StepTensors(torch.randn(1, 1, shard.hidden_size)))
         if position:
-            ahead.prepare_next()
+            ahead.next.prepare()
         assert torch.equal(usual.apply(step).hidden, ahead.apply(step).hidden)
 
 
@@ -67,10 +67,10 @@ def test_another_step_than_the_expected_one_may_come() -> None:
     ]
     for step in script:
         if step.number:
-            ahead.prepare_next()
+            ahead.next.prepare()
         assert torch.equal(usual.apply(step).hidden, ahead.apply(step).hidden)
     rows = StepTensors(torch.randn(2, 1, shard.hidden_size))
-    ahead.prepare_next()
+    ahead.next.prepare()
     doubled = Step(9, 5, rows, select_rows=(0, 0))
     assert torch.equal(usual.apply(doubled).hidden, ahead.apply(doubled).hidden)
 
@@ -78,9 +78,9 @@ def test_another_step_than_the_expected_one_may_come() -> None:
 def test_preparing_computes_and_counts_nothing() -> None:
     shard = shard_of("llama", Span(0, 3))
     session, _ = twins(shard)
-    session.prepare_next()  # nothing is cached yet
+    session.next.prepare()  # nothing is cached yet
     session.apply(Step(0, 0, StepTensors(torch.randn(1, 3, shard.hidden_size))))
     before = (session.length, session.last_step, session.counters.tokens, session.nbytes)
-    session.prepare_next()
-    session.prepare_next()
+    session.next.prepare()
+    session.next.prepare()
     assert (session.length, session.last_step, session.counters.tokens, session.nbytes) == before

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from swarm.peer.hop_session import HopSession
-from swarm.shards.session import ShardSession
+from swarm.shards.next_token import NextToken
 from swarm.wire.message import Message
 from swarm.wire.step_messages import Output, ReplayInfo, StepFailed
 from swarm.wire.tensors import unpack
@@ -29,13 +29,13 @@ def lab() -> Iterator[Lab]:
 def awaited_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with every token that ran as it was awaited."""
     runs: list[int] = []
-    run_next = ShardSession.run_next
+    run = NextToken.run
 
-    def counted(session: ShardSession, hidden: torch.Tensor) -> torch.Tensor:
-        runs.append(session.length)
-        return run_next(session, hidden)
+    def counted(token: NextToken, hidden: torch.Tensor) -> torch.Tensor:
+        runs.append(hidden.shape[1])
+        return run(token, hidden)
 
-    monkeypatch.setattr(ShardSession, "run_next", counted)
+    monkeypatch.setattr(NextToken, "run", counted)
     return runs
 
 

@@ -67,8 +67,8 @@ def test_long_decoding_is_the_same(model_type: str) -> None:
         back = 5 if number % 60 == 59 else 0
         step = next_step(usual, 3 if number % 50 == 0 else 1, usual.length - back)
         if number:
-            compiled_one.prepare_next(recording)
-            ready += isinstance(compiled_one._foreseen, Rehearsed)
+            compiled_one.next.prepare(recording)
+            ready += isinstance(compiled_one.next.foreseen, Rehearsed)
         assert_close(compiled_one.apply(step), usual.apply(step))
     assert ready == 139
     assert compiled_one.nbytes == usual.nbytes
@@ -230,5 +230,5 @@ def test_without_a_compiler_nothing_is_lost() -> None:
     for number in range(5):
         step = next_step(usual)
         if number:
-            session.prepare_next(None if maker is None else maker(shard.span))
+            session.next.prepare(None if maker is None else maker(shard.span))
         assert_close(session.apply(step), usual.apply(step))

@@ -139,8 +139,8 @@ def test_a_session_alone_uses_it_once_its_past_is_long(prepared: bool, used: lis
     used.clear()  # the check at load uses it, too
     for step, same in zip(steps(session, 5), steps(usual, 5), strict=True):
         if prepared:
-            session.prepare_next()
-            assert isinstance(session._foreseen, ahead.PreparedFlat) == (session.length >= _LONG_PAST)
+            session.next.prepare()
+            assert isinstance(session.next.foreseen, ahead.PreparedFlat) == (session.length >= _LONG_PAST)
         (found,) = apply_batch([(session, step)])
         assert not isinstance(found, Exception)
         torch.testing.assert_close(found.hidden, usual.apply(same).hidden, atol=1e-4, rtol=1e-4)

@@ -51,8 +51,8 @@ def test_long_decoding_is_the_same(model_type: str) -> None:
         position -= 5 if number % 60 == 59 else 0
         step = Step(number, position, states(shard, tokens))
         if number:
-            recorded.prepare_next(recording)
-            replayed += isinstance(recorded._foreseen, Rehearsed)
+            recorded.next.prepare(recording)
+            replayed += isinstance(recorded.next.foreseen, Rehearsed)
         assert_close(recorded.apply(step), usual.apply(step))
         position += tokens
     assert replayed == 139
@@ -74,7 +74,7 @@ def test_layers_whose_values_decide_are_not_recorded_wrongly(model_type: str) ->
     for position in range(40):
         step = Step(position, position, states(shard, 1))
         if position:
-            recorded.prepare_next(recording)
+            recorded.next.prepare(recording)
         assert_close(recorded.apply(step), usual.apply(step))
 
 
@@ -119,7 +119,7 @@ def test_parts_of_a_span_are_recorded_when_they_are_first_used_but_not_without_e
     for position in range(4):
         step = Step(position, position, states(shard, 1))
         if position:
-            session.prepare_next(shard.recording(spans[1]))
+            session.next.prepare(shard.recording(spans[1]))
         assert_close(session.apply(step), usual.apply(step))
 
 
@@ -141,5 +141,5 @@ def test_a_session_goes_on_without_its_recording_when_rows_or_padding_come() -> 
     ]
     for step in script:
         if step.number:
-            recorded.prepare_next(recording)
+            recorded.next.prepare(recording)
         assert_close(recorded.apply(step), usual.apply(step))

@@ -54,12 +54,12 @@ def run_awaited(session: ShardSession, step: Step, recording: Recording) -> torc
     memory = TokenMemory(
         torch.empty(1, 1, session.shard.hidden_size), torch.empty(1, 1, session.shard.hidden_size)
     )
-    session.prepare_next(recording, memory)
-    assert session.is_ready(step.start)
+    session.next.prepare(recording, memory)
+    assert session.next.is_ready(step.start)
     memory.hidden.copy_(step.tensors.hidden)
-    output = session.run_next(memory.hidden)
+    output = session.next.run(memory.hidden)
     assert output is memory.output
-    session.finish_next(step.number, StepTensors(output))
+    session.next.finish(step.number, StepTensors(output))
     return output
 
 
@@ -102,8 +102,8 @@ def test_no_position_is_asked_about_that_a_model_does_not_have(noted: list[list[
         found = run_awaited(ahead, step, recording) if number else ahead.apply(step).hidden
         torch.testing.assert_close(found, usual.apply(step).hidden, rtol=1e-4, atol=1e-4)
     assert noted[-1] == list(range(limit - 5, limit))
-    ahead.prepare_next(recording)
-    assert not ahead.is_ready(limit)
+    ahead.next.prepare(recording)
+    assert not ahead.next.is_ready(limit)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -136,7 +136,7 @@ def test_whatever_comes_in_between_changes_nothing(model_type: str, seed: int) -
         else:
             step = another_step(kind, usual, number, dice)
             for _ in range(2 if kind == "twice" else dice.randint(0, 1)):
-                ahead.prepare_next(recording)
+                ahead.next.prepare(recording)
             found = ahead.apply(step).hidden
             if kind == "doubled":  # and back to one row
                 torch.testing.assert_close(found, usual.apply(step).hidden, rtol=1e-4, atol=1e-4)

@@ -24,8 +24,9 @@ from swarm.client.gap import find_gap
 from swarm.client.hop import RemoteHop, SessionShape
 from swarm.client.pieces import cut, wanted_from
 from swarm.client.profile import StepProfile
-from swarm.client.repair import Past, Rebuild, Repairer
+from swarm.client.repair import Rebuild, Repairer
 from swarm.client.replanner import Replanner
+from swarm.client.replay import Past
 from swarm.client.shared import LoadedModel, Shared
 from swarm.client.takeover import Takeover
 from swarm.client.trouble import Trouble
@@ -214,7 +215,7 @@ class ChainSession:
         for hop in self.hops:
             if hop.link.closed and not hop.lost:
                 hop.lost = True
-                self._shared.navigator.failed(hop.peer_id, hop.link.close_reason)
+                self._shared.navigator.standing.failed(hop.peer_id, hop.link.close_reason)
 
     def _most(self, tensors: StepTensors) -> int:
         """Positions that fit into one message; 0 where this model's past must come in one piece."""
@@ -250,7 +251,7 @@ class ChainSession:
             await self.close()
             return
         if trouble.is_peers_fault(error):
-            self._shared.navigator.blame(error.peer_id, error)
+            self._shared.navigator.standing.blame(error.peer_id, error)
         for hop in guilty:
             await hop.dismiss()
 

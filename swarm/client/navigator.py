@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import Protocol
 
 from swarm.client.outlook import Outlook
+from swarm.client.standing import Standing
 from swarm.client.wish import ChainWish
 from swarm.core.config import ClientConfig
-from swarm.core.errors import PeerBusy, PeerError, RequestError, SwarmError, SwarmUnavailable
+from swarm.core.errors import PeerError, RequestError, SwarmError, SwarmUnavailable
 from swarm.core.precision import dtype_of
 from swarm.core.span import Span
-from swarm.routing.breaker import CircuitBreaker
 from swarm.routing.chain import Chain, ChainRequest, Hop, price
 from swarm.routing.latency import KnownLinks, LatencyTable
 from swarm.routing.observed import ObservedPaces
@@ -23,7 +23,6 @@ from swarm.routing.opened import OpenedSessions
 from swarm.routing.position import Position
 from swarm.routing.records import PeerRecord
 from swarm.routing.refresh import RecordSource, Refresher
-from swarm.routing.rests import Rests
 from swarm.routing.spread import pick_chain
 from swarm.routing.status import summarise
 from swarm.wire.dialer import Dialer
@@ -50,6 +49,7 @@ class Navigator:
     """Plans chains for one model. For the event loop only.
 
     Attributes:
+        standing: the peers that failed or are busy; plans go around them.
         together: layers that one peer must serve all of; known once the model is loaded.
     """
 
@@ -63,10 +63,8 @@ class Navigator:
         self._node = node
         self._config = config
         self.together: Span | None = None
-        self._last_failure: dict[str, str] = {}
         self._latencies = LatencyTable()
-        self._breaker = CircuitBreaker()
-        self._rests = Rests()
+        self.standing = Standing()
         self._opened = OpenedSessions()
         self._draw = draw
         self._position = Position(draw)
@@ -100,11 +98,8 @@ class Navigator:
 
     async def _measure(self) -> None:
         linked = {link.peer_id for link in self._node.links()}
-        now = _now_s()
         fresh = [
-            r
-            for r in self.view.peers
-            if r.peer_id not in linked and not self._breaker.is_open(r.peer_id, now)
+            r for r in self.view.peers if r.peer_id not in linked and not self.standing.is_failing(r.peer_id)
         ]
         await asyncio.gather(*(self._dial(record) for record in fresh[:MOST_MEASURED]))
         self._observe_links()
@@ -125,27 +120,7 @@ class Navigator:
         try:
             await self._node.connect(record.peer_id, record.addresses, timeout_s=MEASURE_TIMEOUT_S)
         except PeerError as error:
-            self.blame(record.peer_id, error)
-
-    def blame(self, peer_id: str, error: PeerError) -> None:
-        """Leave this peer alone: as long as it says if it is busy, else for a while."""
-        if not isinstance(error, PeerBusy):
-            self.failed(peer_id, str(error))
-            return
-        left_s = self._rests.begin(peer_id, error.retry_after_s, _now_s())
-        self._last_failure[peer_id] = str(error)
-        logger.info("peer %s is busy: %s; left alone for %.1f s", peer_id[-8:], error, left_s)
-
-    def failed(self, peer_id: str, reason: str) -> None:
-        """Leave this peer alone for a while."""
-        logger.info("peer %s failed: %s", peer_id[-8:], reason)
-        self._last_failure[peer_id] = reason
-        self._breaker.record_failure(peer_id, _now_s())
-
-    def worked(self, peer_id: str) -> None:
-        """This peer answered."""
-        self._last_failure.pop(peer_id, None)
-        self._breaker.record_success(peer_id)
+            self.standing.blame(record.peer_id, error)
 
     def took(self, hop: Hop, tokens: int, seconds: float) -> None:
         """This hop has done a step of `tokens` token rows, in so many seconds of its own."""
@@ -161,13 +136,13 @@ class Navigator:
     async def look(self) -> Outlook:
         """What is known now, without asking anybody."""
         self.view = self._refresher.view()
-        now_s, rtt_s = _now_s(), {link.peer_id: link.rtt_s for link in self._node.links()}
+        rtt_s = {link.peer_id: link.rtt_s for link in self._node.links()}
         return Outlook(
             report=summarise(self.view),
             failing={
                 peer_id: reason
-                for peer_id, reason in self._last_failure.items()
-                if peer_id not in rtt_s or self._breaker.is_open(peer_id, now_s)
+                for peer_id, reason in self.standing.last_failure.items()
+                if peer_id not in rtt_s or self.standing.is_failing(peer_id)
             },
             rtt_s={peer_id: seconds for peer_id, seconds in rtt_s.items() if seconds is not None},
         )
@@ -244,8 +219,8 @@ class Navigator:
             tokens=request.tokens,
             precision=precision,
             coding=request.coding,
-            avoid=self._breaker.open_peers(_now_s()) | request.without,
-            busy=self._rests.resting(_now_s()),
+            avoid=self.standing.failing() | request.without,
+            busy=self.standing.resting(),
             only=request.only,
             together=request.together or self.together,
             prompt_share=request.prompt_share,
@@ -262,12 +237,6 @@ class Navigator:
                     f"serves layer {layer} holds {max(room)}: shorten the prompt or max tokens, or serve with a "
                     "larger --cache-tokens"
                 )
-
-    def _last_words(self) -> str:
-        """What peers that are avoided now said at last."""
-        avoided = self._breaker.open_peers(_now_s()) | self._rests.resting(_now_s())
-        named = sorted(avoided & self._last_failure.keys())[:3]
-        return "".join(f"; {peer_id[-8:]}: {self._last_failure[peer_id]}" for peer_id in named)
 
     async def wait_for_plan(
         self, span: Span, request: ChainWish, deadline_s: float, is_enough: Callable[[], bool] = lambda: False
@@ -287,8 +256,8 @@ class Navigator:
                     raise
                 if left <= 0:
                     raise SwarmUnavailable(
-                        f"{error} (waited {self._config.unavailable_timeout_s:g} s){self._last_words()}: start a peer "
-                        "for them with `swarm serve`, or try again later"
+                        f"{error} (waited {self._config.unavailable_timeout_s:g} s){self.standing.last_words()}: "
+                        "start a peer for them with `swarm serve`, or try again later"
                     ) from error
                 if str(error) != told:
                     told = str(error)

@@ -11,20 +11,17 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from swarm.client.gap import find_gap
 from swarm.client.hop import RemoteHop, SessionShape
+from swarm.client.replay import Past, replay
 from swarm.client.shared import Shared
-from swarm.client.waiting import wait_for
 from swarm.client.wish import ChainWish
 from swarm.core.errors import NextUnreachable, PeerError, SwarmUnavailable
 from swarm.core.log_fields import session_fields
 from swarm.core.span import Span
 from swarm.routing.chain import Chain
-from swarm.shards.history import History
-from swarm.wire.step_messages import ReplayInfo, StepMessage
-from swarm.wire.tensors import pack
 
 logger = logging.getLogger(__name__)
 PATIENCE_S = 3.0  # with a gap that nobody can fill, before hops whose peers want to leave are let go
@@ -32,15 +29,6 @@ PATIENCE_S = 3.0  # with a gap that nobody can fill, before hops whose peers wan
 
 class Rebuild(Exception):
     """The chain cannot be mended in place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """What is replayed into replacements: the client's inputs, the last step's number, positions a message (0: all)."""
-
-    history: History
-    number: int
-    chunk: int
 
 
 class Repairer:
@@ -142,7 +130,7 @@ class Repairer:
             if any(hop.relayed for hop in (new if after else new[:-1])) or self._is_broken(before, new[0]):
                 raise Rebuild
             await self.link(repaired, gap.first, len(new), shape.timeout_s)
-            await self._replay(before, new, past)
+            await replay(self._shared, before, new, past)
         except BaseException:
             await self.dismiss(new)
             raise
@@ -216,7 +204,7 @@ class Repairer:
             await self.dismiss(new)
             raise
         for hop in new:
-            self._shared.navigator.worked(hop.peer_id)
+            self._shared.navigator.standing.worked(hop.peer_id)
         return new
 
     async def _connect(self, peer_id: str, span: Span, precision: str) -> RemoteHop:
@@ -268,36 +256,6 @@ class Repairer:
                 raise answer
         if first:
             hops[first - 1].relayed = False
-
-    async def _replay(self, before: RemoteHop | None, new: Sequence[RemoteHop], past: Past) -> None:
-        """Make the caches of the new hops."""
-        shared = self._shared
-        involved = new if before is None else (before, *new)
-        expectation = shared.inbox.expect(new[-1], None, involved)
-        try:
-            if before is None:
-                length = past.history.length
-                await self._replay_own(new[0], new[-1].span.end, past)
-            else:
-                done = await before.replay(new[-1].span.end, past.chunk, shared.config.step_timeout_s)
-                length = done.length
-            if length:
-                await wait_for(shared, expectation, length * past.history.rows)
-                shared.stats.replayed_tokens += length
-        finally:
-            shared.inbox.forget(expectation)
-
-    async def _replay_own(self, hop: RemoteHop, until: int, past: Past) -> None:
-        length = past.history.length
-        chunk = past.chunk or length
-        for start in range(0, length, chunk):
-            end = min(start + chunk, length)
-            metas, payload = pack(past.history.slice(start, end).named(), self._shared.config.coding)
-            info = ReplayInfo(until=until, last=end == length)
-            step = StepMessage(
-                session=hop.session, number=past.number, start=start, replay=info, tensors=metas
-            )
-            await hop.link.send(step, payload)
 
     async def close(self, hops: Sequence[RemoteHop], prefix: Sequence[bytes] = ()) -> None:
         """End the sessions of these hops as far as their peers can be reached; nobody waits for a hanging one.

@@ -140,7 +140,7 @@ class Takeover:
         try:
             (new,) = await self._repairer.open(chain, shape, before, after)
         except PeerError as error:
-            navigator.blame(chain.hops[0].peer_id, error)
+            navigator.standing.blame(chain.hops[0].peer_id, error)
             raise
         return new
 

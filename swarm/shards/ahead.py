@@ -128,5 +128,5 @@ def _is_plain(shard: Shard) -> bool:
 
 def _prepared_apply(session: ShardSession, step: Step) -> Tensor:
     if step.start:
-        session.prepare_next()
+        session.next.prepare()
     return session.apply(step).hidden

@@ -60,7 +60,7 @@ def _gains_flat(item: Item) -> bool:
     """Whether one step alone runs faster as a batch: it has a long past, and nothing was prepared for it."""
     session, step = item
     is_one = step.tensors.hidden.shape[:2] == (1, 1)
-    return is_one and session.gains_flat and can_join(item) and not session.foresees(step)
+    return is_one and session.gains_flat and can_join(item) and not session.next.is_step(step)
 
 
 def _apply(item: Item) -> Outcome:

@@ -178,7 +178,7 @@ class _Pair:
     def step_alone(self, tokens: int) -> None:
         step = self.next_step(tokens)
         if step.start:
-            self.recorded.prepare_next(self._recording)
+            self.recorded.next.prepare(self._recording)
         self.compare(step, self.recorded.apply(step))
 
     def compare(self, step: Step, found: StepTensors) -> None:

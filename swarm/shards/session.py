@@ -21,11 +21,10 @@ from torch import Tensor
 
 from swarm.core.errors import RequestError, SessionLost
 from swarm.core.span import Span
-from swarm.shards.ahead import Foreseen, TokenMemory, prepare_flat
 from swarm.shards.cache import ShardCache
 from swarm.shards.history import History
+from swarm.shards.next_token import NextToken
 from swarm.shards.past import Past
-from swarm.shards.rehearsal import Recording, rehearse
 from swarm.shards.step import Step, StepTensors
 
 if TYPE_CHECKING:
@@ -77,10 +76,7 @@ class ShardSession:
         self.rows = 0
         self.kept = History()
         self.counters = SessionCounters()
-        self._foreseen: Foreseen | None = None
-        self._bound: tuple[TokenMemory, Callable[[], None]] | None = None  # how `_foreseen` runs there
-        self._ran: Foreseen | None = None  # what ran last, if nothing else has happened since
-        self._inference = torch.inference_mode()
+        self.next = NextToken(self)
 
     @property
     def nbytes(self) -> int:
@@ -103,11 +99,10 @@ class ShardSession:
     @_or_lost
     def compute(self, step: Step) -> StepTensors:
         """The middle of `apply`: run a prepared step."""
-        is_foreseen, foreseen, self._foreseen = self.foresees(step), self._foreseen, None
-        if foreseen is not None and is_foreseen:
-            self._ran = foreseen
+        if self.next.is_step(step):
             hidden = step.tensors.hidden.to(self.shard.dtype)
-            return StepTensors(self.run.run_foreseen(foreseen, hidden))
+            return StepTensors(self.run.run_foreseen(self.next.take(), hidden))
+        self.next.forget()
         return self.run(step.tensors, self.cache, self.mask)
 
     @property
@@ -116,61 +111,12 @@ class ShardSession:
         shard = self.shard
         return self.length >= _LONG_PAST and shard.device.type == "cpu" and shard.batching == "flat"
 
-    def foresees(self, step: Step) -> bool:
-        """Whether `compute` of this step has been prepared for."""
-        foreseen = self._foreseen
-        return foreseen is not None and self.mask is None and foreseen.fits(step, self.length)
-
-    def prepare_next(self, recording: Recording | None = None, memory: TokenMemory | None = None) -> None:
-        """Do now what the next decode step needs besides its layers; any other step may come instead.
-
-        `recording` may run in place of the layers; `memory` is what `run_next` will be given, if that is known.
-        """
+    @property
+    def can_look_ahead(self) -> bool:
+        """Whether a token that comes next can be prepared for: one row without padding, and a position for it."""
         limit = self.shard.traits.position_limit
         has_room = limit is None or self.length < limit
-        if self.rows == 1 and self.mask is None and has_room and not self._lost:
-            with torch.inference_mode():
-                self._foreseen = self._prepared(recording)
-                run = None if memory is None else self._foreseen.bound(memory)
-            self._bound = None if memory is None or run is None else (memory, run)
-
-    def is_ready(self, start: int) -> bool:
-        """Whether `run_next` has been prepared for a token at position `start`."""
-        foreseen = self._foreseen
-        return foreseen is not None and self.mask is None and start == self.length == foreseen.length
-
-    @_or_lost
-    def run_next(self, hidden: Tensor) -> Tensor:
-        """The hidden state after the span for that of a token which this `is_ready` for; `finish_next` must follow.
-
-        Both are `[1, 1, ...]`, of the shard's dtype and on the CPU.
-        """
-        foreseen, self._foreseen = self._foreseen, None
-        assert foreseen is not None, "nothing was prepared"
-        self._ran = foreseen
-        if self._bound is not None and self._bound[0].hidden is hidden:
-            memory, run = self._bound
-            run()
-            return memory.output
-        with self._inference:
-            return self.run.run_foreseen(foreseen, hidden)
-
-    def finish_next(self, number: int, output: StepTensors) -> None:
-        """Step `number` was that token, and `output` is what came out."""
-        with self._inference:
-            self.commit(Step(number, self.length, output), output)
-
-    @_or_lost
-    def _prepared(self, recording: Recording | None) -> Foreseen:
-        ran, self._ran = self._ran, None
-        found = ran.after() if ran is not None and ran.length == self.length - 1 else None
-        if found is None and recording is not None:
-            found = rehearse(self, recording)
-        if found is not None:
-            return found
-        if recording is None and self.gains_flat:
-            return prepare_flat(self)
-        return self.run.note_next(self.length, self.cache)
+        return self.rows == 1 and self.mask is None and has_room and not self._lost
 
     def prepare(self, step: Step) -> StepTensors | None:
         """The first half of `apply`: the kept outputs if `step` is repeated and nothing has to run.
@@ -183,7 +129,7 @@ class ShardSession:
         """
         if self._lost:
             raise SessionLost("an earlier step failed inside of the layers; the session must be rebuilt")
-        self._ran = None
+        self.next.interrupt()
         if step.number == self.last_step and step.start < self.length:
             return self._again(step)
         self._check(step)
@@ -281,7 +227,7 @@ class ShardSession:
             self.cache.check_rollback(step.start)
 
     def _roll_back(self, length: int) -> None:
-        self._foreseen = None
+        self.next.forget()
         if length == 0:
             self.cache = self.shard.new_cache(self.span, rollback=self.rollback)
             self.mask = None

@@ -19,13 +19,7 @@ from time import perf_counter
 
 from msgspec.structs import replace
 
-from swarm.core.errors import (
-    PeerError,
-    PeerIncompatible,
-    PeerTimeout,
-    PeerUnreachable,
-    SwarmError,
-)
+from swarm.core.errors import PeerError, PeerIncompatible, PeerTimeout, PeerUnreachable, SwarmError
 from swarm.wire.bandwidth import Bandwidth
 from swarm.wire.control_messages import Done, Failed, Request
 from swarm.wire.failures import failed_of
