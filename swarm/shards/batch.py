@@ -57,10 +57,10 @@ def _apply_together(items: Sequence[Item], way: Way) -> list[Outcome]:
 
 
 def _gains_flat(item: Item) -> bool:
-    """Whether one step alone runs faster as a batch: it has a long past, and nothing was prepared for it."""
+    """Whether one step alone runs faster as a batch, and nothing was prepared for it."""
     session, step = item
-    is_one = step.tensors.hidden.shape[:2] == (1, 1)
-    return is_one and session.gains_flat and can_join(item) and not session.next.is_step(step)
+    gains = step.tensors.rows == 1 and session.gains_flat(step.tensors.tokens)
+    return gains and can_join(item) and not session.next.is_step(step)
 
 
 def _apply(item: Item) -> Outcome:

@@ -21,6 +21,7 @@ from transformers import AttentionInterface
 
 from swarm.shards.cache import SpanCache
 from swarm.shards.few_queries import by_few_queries, can_attend
+from swarm.shards.many_queries import by_many_queries, can_attend_many
 
 Way = Literal["flat", "joined"]
 _FEW = 8  # tokens; from there on every query head reads the keys by itself as quickly
@@ -200,6 +201,8 @@ def _attend(segment: Segment, query: Tensor, key: Tensor, value: Tensor, weighin
             if single
             else _few(query, key, value, seen, weighing.scale)
         )
+    elif segment.mask is None and can_attend_many(query, key, value):
+        output = by_many_queries(query, key, value, weighing.scale, window)
     else:
         causal = keys == tokens and window is None and segment.mask is None
         seen = None if causal else segment.visibility(keys, window, query.device)

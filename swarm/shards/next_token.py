@@ -96,6 +96,6 @@ class NextToken:
             found = rehearse(session, recording)
         if found is not None:
             return found
-        if recording is None and session.gains_flat:
+        if recording is None and session.gains_flat():
             return prepare_flat(session)
         return session.run.note_next(session.length, session.cache)

@@ -23,6 +23,7 @@ from swarm.core.errors import RequestError, SessionLost
 from swarm.core.span import Span
 from swarm.shards.cache import ShardCache
 from swarm.shards.history import History
+from swarm.shards.many_queries import FEWEST, has_many_queries
 from swarm.shards.next_token import NextToken
 from swarm.shards.past import Past
 from swarm.shards.step import Step, StepTensors
@@ -105,11 +106,17 @@ class ShardSession:
         self.next.forget()
         return self.run(step.tensors, self.cache, self.mask)
 
-    @property
-    def gains_flat(self) -> bool:
-        """Whether a token of this session alone is worth flat attention, which on CPUs reads a long past faster."""
+    def gains_flat(self, tokens: int = 1) -> bool:
+        """Whether so many tokens of this session alone are worth flat attention.
+
+        On CPUs it reads a long past faster for a token, and has a faster kernel for pieces of prompts.
+        """
         shard = self.shard
-        return self.length >= _LONG_PAST and shard.device.type == "cpu" and shard.batching == "flat"
+        if shard.device.type != "cpu" or shard.batching != "flat":
+            return False
+        if tokens == 1:
+            return self.length >= _LONG_PAST
+        return tokens >= FEWEST and shard.dtype == torch.float32 and has_many_queries()
 
     @property
     def can_look_ahead(self) -> bool:

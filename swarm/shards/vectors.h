@@ -3,13 +3,17 @@
 #ifndef SWARM_VECTORS
 #define SWARM_VECTORS
 
+#ifndef LANES
 #define LANES 8 /* numbers of a vector */
+#endif
 
 typedef float vector __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
 
 static inline vector load(const float *at) { return *(const vector *)at; }
 
+#if LANES == 8
 static inline float total(vector v) { return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])); }
+#endif
 
 /* e to the power of x is 2 to the power of WHOLE_TWOS(x), times SERIES(LEFT_OF(x, that)): for a number or a vector,
  * of at least -87 and at most 88. */
