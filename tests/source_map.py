@@ -1,4 +1,4 @@
-"""The map of files in `docs/architecture.md`, made from the first sentence of each module's docstring.
+"""The map of files in `docs/architecture.md`, made from the first sentence of each Python module and C file.
 
 `make map` writes it; `tests/test_docs.py` holds it.
 """
@@ -17,9 +17,9 @@ MARKER_LINE = "Marks a package."
 NOTHING = ""
 
 
-def python_files() -> list[str]:
-    """Paths of all Python files of the repository, new ones included, each under its real name only."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"]
+def source_files() -> list[str]:
+    """Paths of all Python and C files of the repository, new ones included, each under its real name only."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py", "*.c", "*.h"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
     return sorted({path for path in listed if path and (ROOT / path).is_file()}, key=_reading_order)
 
@@ -43,8 +43,9 @@ def _reading_order(path: str) -> tuple[int, str, str]:
 
 
 def summary(path: str) -> str:
-    """First sentence of the module's docstring; an empty `__init__.py` needs none."""
-    docstring = ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+    """First sentence of the docstring, or of the comment that begins a C file; an empty `__init__.py` needs none."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    docstring = ast.get_docstring(ast.parse(text)) if path.endswith(".py") else _first_comment(text)
     if not docstring:
         return MARKER_LINE if path.endswith("__init__.py") else NOTHING
     paragraph = " ".join(docstring.split("\n\n")[0].split())
@@ -52,11 +53,19 @@ def summary(path: str) -> str:
     return (sentence + dot).strip().rstrip(":")
 
 
+def _first_comment(text: str) -> str:
+    """What a C file says of itself, without the stars; empty if it begins with something else."""
+    if not text.startswith("/*"):
+        return ""
+    lines = text[2:].partition("*/")[0].split("\n")
+    return "\n".join(line.removeprefix(" *").strip() for line in lines)
+
+
 def render() -> str:
     """The map as Markdown: a table for each folder."""
     lines = [BEGIN]
     folder = None
-    for path in python_files():
+    for path in source_files():
         if path.rpartition("/")[0] != folder:
             folder = path.rpartition("/")[0]
             lines += ["", f"### {folder}/", "", "| file | |", "|---|---|"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import cli_reference
-from tests.source_map import DOCUMENT, ROOT, document, python_files, summary
+from tests.source_map import DOCUMENT, ROOT, document, source_files, summary
 
 TROUBLE = ROOT / "docs" / "troubleshooting.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -26,8 +26,8 @@ def test_the_reference_of_commands_says_what_the_commands_say() -> None:
     assert cli_reference.PAGE.read_text(encoding="utf-8") == cli_reference.page(), "run `make reference`"
 
 
-def test_every_module_says_what_it_is() -> None:
-    assert [path for path in python_files() if not summary(path)] == []
+def test_every_file_says_what_it_is() -> None:
+    assert [path for path in source_files() if not summary(path)] == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -58,8 +58,8 @@ def test_the_errors_that_are_explained_are_those_that_are_raised() -> None:
 
 def said_by_the_program() -> Iterator[str]:
     """Every text in the sources, with an ellipsis for what is put in."""
-    for path in python_files():
-        if path.startswith(("tests/", "docs/")):
+    for path in source_files():
+        if path.startswith(("tests/", "docs/")) or not path.endswith(".py"):
             continue
         for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
             match node:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import swarm
-from tests.source_map import ROOT, python_files
+from tests.source_map import ROOT, source_files
 
 HEAVY = {"torch", "transformers", "hivemind", "accelerate", "bitsandbytes"}
 LINKS = {"swarm/cli": "../cli", "swarm/peer": "../peer", "swarm/routing": "../routing"}
@@ -70,8 +70,8 @@ def test_the_wheel_puts_only_swarm_into_site_packages(wheel_names: set[str]) -> 
 
 
 @pytest.mark.slow
-def test_the_wheel_has_every_module(wheel_names: set[str]) -> None:
-    ours = {path for path in python_files() if not path.startswith(("tests/", "docs/"))}
+def test_the_wheel_has_every_source(wheel_names: set[str]) -> None:
+    ours = {path for path in source_files() if not path.startswith(("tests/", "docs/"))}
     expected = {path if path.startswith("swarm/") else f"swarm/{path}" for path in ours}
     assert expected - wheel_names == set()
 

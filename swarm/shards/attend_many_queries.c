@@ -126,13 +126,15 @@ static inline void add(float (*weights)[QUERIES], const float *values, size_t st
     for (int i = 0; i < QUERIES; i += HIGH) {
         float *own = sums + i * width;
         size_t d = 0;
-        for (; d + 2 * LANES <= width; d += 2 * LANES) add_2(weights[0] + i, values + d, stride, shrink + i, own + d, width);
+        for (; d + 2 * LANES <= width; d += 2 * LANES)
+            add_2(weights[0] + i, values + d, stride, shrink + i, own + d, width);
         if (d < width) add_1(weights[0] + i, values + d, stride, shrink + i, own + d, width);
     }
 }
 
 /* turned[groups][width][QUERIES]; queries that fill up the last group are 0. */
-static void turn(const shape *s, const float *query, size_t query_token, size_t query_head, float scale, float *turned) {
+static void turn(const shape *s, const float *query, size_t query_token, size_t query_head, float scale,
+                 float *turned) {
     for (size_t r = 0; r < s->rows; r += QUERIES, turned += s->width * QUERIES) {
         memset(turned, 0, s->width * QUERIES * sizeof(float));
         for (size_t i = 0; i < least(QUERIES, s->rows - r); i++) {
@@ -181,8 +183,8 @@ static void attend(const shape *s, const float *turned, const float *key, size_t
 }
 
 /* found[tokens][all heads][broad] for queries [tokens][all heads][width], keys [key_heads][past + tokens][width] and
- * values [key_heads][past + tokens][broad], whose tokens and heads are as far apart as told. `heads` query heads share a
- * key head. `window` is from 1 to 2^30, widths are up to WIDE, `broad` is a multiple of 16. `room` is for
+ * values [key_heads][past + tokens][broad], whose tokens and heads are as far apart as told. `heads` query heads share
+ * a key head. `window` is from 1 to 2^30, widths are up to WIDE, `broad` is a multiple of 16. `room` is for
  * (width + broad + 4) numbers times the queries of a key head, up to the next multiple of 32. */
 void attend_many_queries(size_t key_heads, size_t heads, size_t tokens, size_t past, size_t window, size_t width,
                          size_t broad, float scale, const float *query, size_t query_token, size_t query_head,
