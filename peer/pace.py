@@ -75,12 +75,14 @@ class Pace:
     def choose(self, waiting: Sequence[Waiting], now_s: float) -> list[Portion]:
         """What of this runs next."""
         prompts = long_heads(waiting)
-        budget = self.share.budget(prompts[0].session, now_s, [p.tokens for p in prompts]) if prompts else 0
+        here = len({work.session for work in waiting if work.is_short})
+        budget = (
+            self.share.budget(prompts[0].session, now_s, [p.tokens for p in prompts], here) if prompts else 0
+        )
         if not self._together:
             return choose_one(waiting, now_s, budget)
         if len(waiting) == 1:
             return choose_batch(waiting, now_s, budget)
-        here = len({work.session for work in waiting if work.is_short})
         groups = self._groups(here, len(self.absences.expected(now_s)))
         return choose_batch(waiting, now_s, budget, groups.most)
 

@@ -3,7 +3,8 @@
 What a decode step takes and what a token of a prompt adds are measured; a batch beside decoding sessions may take
 `STRETCH` times what their decode step takes alone. But when more sessions wait with short prompts than decode, as when
 many begin at once, the prompts go first, so many together as take `JOINT_S`: then the next hop begins with the first of
-them while this one computes the others.
+them while this one computes the others. Even while nobody decodes, a batch takes no more than about `WHOLE_S`, lest a
+session that comes meanwhile waits for long at every hop.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ from swarm.peer.scheduler import LEAST_PORTION
 
 STRETCH = 1.4
 JOINT_S = 0.15
-RECENTLY_S = 1.0  # who decoded within this time will decode again
+WHOLE_S = 1.0
+LEAST_WHOLE = 64  # token rows: products of fewer read the weights more often than need be
+RECENTLY_S = (
+    1.0  # who decoded within this time, and what `HOPS` such batches take as ran lately, will decode again
+)
+HOPS = 2  # that may have held up a session in turn, each with a batch of prompts that it had begun
 LATELY_S = 10.0  # what steps took before that says little of what they would take now
 LONG_TOKENS = 32  # of shorter prompts, what they take has little to do with their tokens
 _MEMORY = 0.9
 
 
 class PrefillShare:
-    """Times in seconds, by one clock of the caller's. `whole` is the budget while nobody decodes, in token rows."""
+    """Times in seconds, by one clock of the caller's. `whole` is the greatest budget, in token rows."""
 
     def __init__(self, whole: int) -> None:
         self._whole = whole
@@ -30,6 +36,7 @@ class PrefillShare:
         self.decode_s: float | None = None
         self.token_s: float | None = None
         self.prefill_s: float | None = None
+        self._longest_s = 0.0
         self._last_decode_s = 0.0
         self._last_prefill_s = 0.0
 
@@ -46,6 +53,7 @@ class PrefillShare:
 
         The prompts of `begun` were in it, and so short that these sessions decode next.
         """
+        self._longest_s = max(took_s, _MEMORY * self._longest_s)
         for session in decoded:
             self._decoded_s[session] = now_s
         for session in begun:
@@ -73,30 +81,32 @@ class PrefillShare:
         self._decoded_s.pop(session, None)
         self._begun_s.pop(session, None)
 
-    def budget(self, long: bytes, now_s: float, prompts: Sequence[int] = ()) -> int:
+    def budget(self, long: bytes, now_s: float, prompts: Sequence[int] = (), here: int = 0) -> int:
         """Token rows of prompts that may run now, the first of them of session `long`.
 
-        `prompts` is how many token rows each session that waits with one has left, the first of them first.
+        `prompts` is how many token rows each session that waits with one has left, the first of them first; `here` how
+        many sessions wait with a decode step.
         """
-        decoding = _recent(self._decoded_s, now_s, long)
-        joint = self._joint()
+        after_s = now_s - RECENTLY_S - HOPS * self._longest_s
+        decoding = max(_later(self._decoded_s, after_s, long), here)
+        joint = self._rows_in(JOINT_S)
         if prompts and prompts[0] <= joint and sum(tokens <= joint for tokens in prompts) > max(decoding, 1):
             return joint
-        if self.decode_s is None or not (decoding or _recent(self._begun_s, now_s, long)):
-            return self._whole
-        if not self.token_s:
+        if not decoding and not _later(self._begun_s, after_s, long):
+            return max(self._rows_in(WHOLE_S), min(LEAST_WHOLE, self._whole))
+        if not self.decode_s or not self.token_s:
             return LEAST_PORTION
         return min(max(int((STRETCH - 1) * self.decode_s / self.token_s), LEAST_PORTION), self._whole)
 
-    def _joint(self) -> int:
-        """How many token rows of prompts take `JOINT_S`, as far as that is known."""
+    def _rows_in(self, seconds: float) -> int:
+        """How many token rows of prompts take so long, as far as that is known."""
         if not self.prefill_s:
             return self._whole
-        return min(max(int(JOINT_S / self.prefill_s), LEAST_PORTION), self._whole)
+        return min(max(int(seconds / self.prefill_s), LEAST_PORTION), self._whole)
 
 
-def _recent(moments_s: Mapping[bytes, float], now_s: float, other_than: bytes) -> int:
-    return sum(now_s - at < RECENTLY_S for key, at in moments_s.items() if key != other_than)
+def _later(moments_s: Mapping[bytes, float], after_s: float, other_than: bytes) -> int:
+    return sum(at > after_s for key, at in moments_s.items() if key != other_than)
 
 
 def _average(before: float | None, new: float) -> float:

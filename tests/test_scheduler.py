@@ -7,7 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.peer.absences import Absences
-from swarm.peer.prefill_share import JOINT_S, LATELY_S, LONG_TOKENS, RECENTLY_S, STRETCH, PrefillShare
+from swarm.peer.pace import Pace
+from swarm.peer.prefill_share import (
+    HOPS,
+    JOINT_S,
+    LATELY_S,
+    LEAST_WHOLE,
+    LONG_TOKENS,
+    RECENTLY_S,
+    STRETCH,
+    WHOLE_S,
+    PrefillShare,
+)
 from swarm.peer.scheduler import (
     DECODE_TOKENS,
     LEAST_PORTION,
@@ -166,7 +177,7 @@ def test_prompts_have_the_whole_budget_while_nobody_else_decodes() -> None:
     assert share.budget(b"long", 1.1) == 2048, "its own decode steps do not count"
     share.ran(1, [b"other"], True, 0.02, 1.0)
     assert share.budget(b"long", 1.1) == LEAST_PORTION, "nothing is known of prompts yet"
-    assert share.budget(b"long", 1.0 + RECENTLY_S) == 2048
+    assert share.budget(b"long", 1.0 + RECENTLY_S + HOPS * 0.02) == 2048
 
 
 def test_what_decode_steps_take_is_forgotten_when_none_ran_for_long() -> None:
@@ -202,8 +213,8 @@ def test_short_prompts_of_many_go_first_and_so_many_at_once_that_the_next_hop_ca
     share.ran(100, [], False, 0.2, 0.0)
     joint = int(JOINT_S / 0.002)
     assert share.budget(b"a", 0.1, [16] * 8) == joint
-    assert share.budget(b"a", 0.1, [16]) == 2048, "it is alone"
-    assert share.budget(b"a", 0.1, [2000, 16, 16]) == 2048, "a long one goes at full speed"
+    assert share.budget(b"a", 0.1, [16]) == 500, "it is alone"
+    assert share.budget(b"a", 0.1, [2000, 16, 16]) == 500, "a long one goes at full speed"
     share.ran(2, [b"x", b"y"], True, 0.02, 1.0)
     assert share.budget(b"a", 1.1, [16] * 3) == joint
     assert share.budget(b"a", 1.1, [16] * 2) == LEAST_PORTION, "as many decode"
@@ -216,9 +227,50 @@ def test_who_has_had_a_short_prompt_will_decode() -> None:
     share.ran(16, [], False, 0.03, 5.0, begun=[b"x"])
     assert share.budget(b"long", 5.1) < 2048
     assert share.budget(b"x", 5.1) == 2048, "its own prompt does not count"
-    assert share.budget(b"long", 5.0 + RECENTLY_S) == 2048
+    assert share.budget(b"long", 5.0 + RECENTLY_S + HOPS * 0.03) == 2048
     share.forget(b"x")
     assert share.budget(b"long", 5.1) == 2048
+
+
+def test_who_was_held_up_by_long_batches_still_counts_as_decoding() -> None:
+    share = PrefillShare(2048)
+    share.ran(1, [b"x"], True, 0.02, 0.0)
+    share.ran(16, [], False, 0.03, 0.1, begun=[b"y"])
+    share.ran(1024, [], False, 3.0, 3.1)
+    assert share.budget(b"long", 3.2) < 2048, "the next hop has held them up as long"
+    assert share.budget(b"long", 7.2) == 341, "a second's"
+    for turn in range(60):
+        share.ran(1, [b"x"], True, 0.02, 8 + turn * 0.02)
+    assert share.budget(b"long", 9.2 + RECENTLY_S + HOPS * 0.02) == 341, "batches are short again"
+
+
+def test_no_batch_takes_much_longer_than_a_second() -> None:
+    share = PrefillShare(2048)
+    share.ran(100, [], False, 0.25, 0.0)
+    assert share.budget(b"long", 0.1) == WHOLE_S / 0.0025
+    share = PrefillShare(2048)
+    share.ran(100, [], False, 0.01, 0.0)
+    assert share.budget(b"long", 0.1) == 2048
+    share = PrefillShare(2048)
+    share.ran(100, [], False, 50.0, 0.0)
+    assert share.budget(b"long", 0.1) == LEAST_WHOLE, "a slow device still runs products of many rows"
+
+
+def test_who_waits_with_a_decode_step_counts_however_long_it_was_away() -> None:
+    share = PrefillShare(2048)
+    share.ran(1, [b"x"], True, 0.02, 0.0)
+    share.ran(40, [], False, 0.4, 1.0)
+    assert share.budget(b"long", 99.0) == 100
+    assert share.budget(b"long", 99.0, here=1) == LEAST_PORTION
+
+
+def test_a_decode_step_that_waits_holds_back_the_prompt_beside_it() -> None:
+    pace = Pace(2048, together=True)
+    pace.share.ran(1, [b"x"], True, 0.02, 0.0)
+    pace.share.ran(40, [], False, 0.4, 1.0)
+    prompt = Waiting(b"long", 1024, 98.0, divisible=True)
+    assert pace.choose([prompt], 99.0) == [Portion(0, 100)]
+    assert pace.choose([prompt, Waiting(b"x", 1, 98.5)], 99.0) == [Portion(1, 1), Portion(0, LEAST_PORTION)]
 
 
 def test_who_decodes_beside_a_prompt_for_long_still_counts_as_decoding() -> None:
