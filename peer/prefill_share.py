@@ -92,9 +92,9 @@ class PrefillShare:
         joint = self._rows_in(JOINT_S)
         if prompts and prompts[0] <= joint and sum(tokens <= joint for tokens in prompts) > max(decoding, 1):
             return joint
-        if not decoding and not _later(self._begun_s, after_s, long):
+        if self.decode_s is None or not (decoding or _later(self._begun_s, after_s, long)):
             return max(self._rows_in(WHOLE_S), min(LEAST_WHOLE, self._whole))
-        if not self.decode_s or not self.token_s:
+        if not self.token_s:
             return LEAST_PORTION
         return min(max(int((STRETCH - 1) * self.decode_s / self.token_s), LEAST_PORTION), self._whole)
 

@@ -31,12 +31,15 @@ NOBODY = f"/ip4/127.0.0.1/tcp/9/p2p/{Identity(bytes(32)).peer_id}"
 
 def own_children() -> list[psutil.Process]:
     """The processes that nodes of this process have started; not the zygote, nor the helper of multiprocessing."""
-    found = [(process, " ".join(process.cmdline())) for process in psutil.Process().children()]
-    return [
-        process
-        for process, command in found
-        if "tests.zygote" not in command and "multiprocessing" not in command
-    ]
+    return [process for process in psutil.Process().children() if _is_of_a_node(process)]
+
+
+def _is_of_a_node(process: psutil.Process) -> bool:
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.ZombieProcess:  # a dead interpreter is of another test, which has not waited for it yet
+        return not process.name().startswith("python")
+    return "tests.zygote" not in command and "multiprocessing" not in command
 
 
 def folders(pid: int) -> list[Path]:
