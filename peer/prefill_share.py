@@ -17,10 +17,8 @@ STRETCH = 1.4
 JOINT_S = 0.15
 WHOLE_S = 1.0
 LEAST_WHOLE = 64  # token rows: products of fewer read the weights more often than need be
-RECENTLY_S = (
-    1.0  # who decoded within this time, and what `HOPS` such batches take as ran lately, will decode again
-)
-HOPS = 2  # that may have held up a session in turn, each with a batch of prompts that it had begun
+RECENTLY_S = 1.0  # who decoded within this time will decode again, or longer ago if hops held them up:
+HOPS = 2  # each with a batch of prompts that it had begun, as long as batches take lately
 LATELY_S = 10.0  # what steps took before that says little of what they would take now
 LONG_TOKENS = 32  # of shorter prompts, what they take has little to do with their tokens
 _MEMORY = 0.9

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+import torch
 
 from swarm.shards.compiled import keep_compiled
 from tests.leftovers import describe
@@ -40,3 +41,12 @@ def swarm_factory(zygote: Zygote) -> Iterator[SwarmFactory]:
     """Makes swarms of real peers; each is stopped and checked for leftovers when the test ends, if not before."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(LocalSwarm(zygote))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes in one thread, as the compiled functions do, and in as many as before after that."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

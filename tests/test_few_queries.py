@@ -17,23 +17,14 @@ from swarm.shards.few_queries import by_few_queries, can_attend
 from swarm.shards.foreign_code import random_tensors
 from swarm.shards.session import _LONG_PAST, ShardSession
 from swarm.shards.step import Step
+from tests.attention_states import states
 from tests.in_process import shard_of
 
-pytestmark = pytest.mark.skipif(compiled("attend_few_queries") is None, reason="no C compiler here")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(compiled("attend_few_queries") is None, reason="no C compiler here"),
+]
 SPAN = Span(0, 3)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def states(heads: int, keys: int, width: int, spare: int = 0) -> Tensor:
-    """`[1, heads, keys, width]`, as a view of a buffer with room behind it."""
-    return torch.randn(1, heads, keys + spare, width)[:, :, :keys]
 
 
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2), (5, 1), (16, 8), (71, 1)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,14 @@ from swarm.shards.session import ShardSession
 from swarm.shards.shard import Shard
 from swarm.shards.source import ModelSource
 from swarm.shards.step import Step, StepTensors
+from tests.attention_states import states
 from tests.zoo import save_tiny
 
-pytestmark = pytest.mark.skipif(compiled("attend_many_queries") is None, reason="no C compiler here")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(compiled("attend_many_queries") is None, reason="no C compiler here"),
+]
 SPAN = Span(0, 4)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def states(heads: int, tokens: int, width: int, spare: int = 0) -> Tensor:
-    """`[1, heads, tokens, width]`, as a view of a buffer with room behind it."""
-    return torch.randn(1, heads, tokens + spare, width)[:, :, :tokens]
 
 
 def exactly(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None = None) -> Tensor:
