@@ -20,11 +20,7 @@ class Settle(Protocol):
 
 
 class Queued:
-    """A step or a question of one session; `settle` is called once. Long steps may run in portions.
-
-    Attributes:
-        waiting: what is left to do, for the scheduler.
-    """
+    """A step or a question of one session; `settle` is called once. Long steps may run in portions."""
 
     __slots__ = (
         "_applied",
@@ -32,12 +28,13 @@ class Queued:
         "_compute_s",
         "_is_done",
         "_is_settled",
+        "_left",
         "_ran",
+        "_ran_s",
         "_result",
         "_settle",
         "arrived_s",
         "session",
-        "waiting",
         "work",
     )
 
@@ -48,19 +45,32 @@ class Queued:
         self._settle = settle
         self._applied: list[Applied] = []
         self._ran = 0  # tokens of each row
+        self._ran_s: float | None = None
         self._compute_s = 0.0
         self._began_s: float | None = None
         self._result: object = None
         self._is_done = False
         self._is_settled = False
-        self.waiting = self._waiting()
+        self._left = self._waiting()
+
+    @property
+    def waiting(self) -> Waiting:
+        """What is left to do, for the scheduler: next to nothing for a repeated step whose outputs have been kept."""
+        return self._left._replace(tokens=1) if self._is_kept else self._left
+
+    @property
+    def _is_kept(self) -> bool:
+        work, shard = self.work, self.session.shard
+        if not isinstance(work, Step) or work.number != shard.last_step:
+            return False
+        return work.start + self._ran < shard.length
 
     def _waiting(self) -> Waiting:
         if not isinstance(self.work, Step):
             return Waiting(self.session.id, 1, self.arrived_s)
         rows, tokens = self.work.tensors.hidden.shape[:2]
         divisible = tokens > 1 and self.session.shard.shard.traits.chunkable
-        return Waiting(self.session.id, rows * (tokens - self._ran), self.arrived_s, divisible)
+        return Waiting(self.session.id, rows * (tokens - self._ran), self.arrived_s, divisible, self._ran_s)
 
     def portion(self, token_rows: int) -> Work:
         """The next so many token rows of it; all that is left, if that is not more."""
@@ -78,13 +88,14 @@ class Queued:
     def take(self, result: object, started_s: float, ended_s: float) -> bool:
         """A portion has run, or failed: `result` is then the error. Whether that was all of it."""
         self._began_s = started_s if self._began_s is None else self._began_s
+        self._ran_s = ended_s
         self._compute_s += ended_s - started_s
         self._result = result
         if isinstance(result, Applied) and isinstance(self.work, Step):
             self._applied.append(result)
             self._ran += result.output.tokens
             if self._ran < self.work.tensors.tokens:
-                self.waiting = self._waiting()
+                self._left = self._waiting()
                 return False
             self._result = _joined(self._applied)
         self._is_done = True

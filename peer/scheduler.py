@@ -1,7 +1,8 @@
 """Which waiting work runs next: pure decisions over frozen data.
 
 Within a session work runs in the order of arrival. Between sessions short work (decode) goes before long work
-(prefill), unless long work has waited longer than `PATIENCE_S`; equals go in the order of arrival.
+(prefill), and of long work that with the fewest token rows left: whoever has little to do does not wait for those who
+have much. Long work that has waited longer than `PATIENCE_S` has its share beside all of them.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ LONG_ABSENCE = 0.8  # of a batch: whoever is away as long keeps another device b
 class Waiting(NamedTuple):
     """One piece of waiting work; `tokens` is rows x new positions, `arrived_s` any monotonic clock.
 
-    `divisible` work may run in portions, one after the other.
+    `divisible` work may run in portions, one after the other; the last one ended at `ran_s`, if there was one.
     """
 
     session: bytes
     tokens: int
     arrived_s: float
     divisible: bool = False
+    ran_s: float | None = None
 
     @property
     def is_short(self) -> bool:
@@ -40,8 +42,10 @@ class Waiting(NamedTuple):
         """Whether it is a prompt, and all of it: clients cut longer ones into pieces that are no shorter."""
         return DECODE_TOKENS < self.tokens < LEAST_PIECE_TOKENS
 
-    def is_late(self, now_s: float) -> bool:
-        return now_s - self.arrived_s > PATIENCE_S
+    @property
+    def idle_since_s(self) -> float:
+        """Since when nothing of it runs."""
+        return self.arrived_s if self.ran_s is None else self.ran_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,36 +57,60 @@ class Portion:
 
 
 def choose_next(waiting: Sequence[Waiting], now_s: float) -> int:
-    """Index of the one work to run next; `waiting` is in order of arrival and not empty."""
+    """Index of the one work to run next; `waiting` is in order of arrival and not empty.
+
+    Long work that has begun takes turns with short work.
+    """
     assert waiting, "nothing is waiting"
-    return min(_heads(waiting), key=lambda index: (_urgency(waiting[index], now_s), index))
+
+    def rank(index: int) -> tuple[int, float]:
+        return _urgency(waiting[index], now_s), waiting[index].idle_since_s
+
+    return min(_heads(waiting), key=rank)
 
 
 def choose_batch(
     waiting: Sequence[Waiting], now_s: float, budget: int, most: int | None = None
 ) -> list[Portion]:
-    """What runs together; `waiting` is in order of arrival and not empty.
+    """What runs together; `waiting` is in order of arrival and not empty, `budget` no less than `LEAST_PORTION`.
 
     Short work goes along, at most one piece of each session, and of `most` sessions if that is given. Long work has
-    `budget` token rows, in the order of arrival; what is divisible goes as far as they reach. The first of what is not
-    goes even if it does not fit, once it is late or nothing else waits: so short work is never held up by more than
-    one such piece, and long work never for ever.
+    `budget` token rows, the fewest left first; what is divisible goes as far as they reach. The oldest has half of
+    them once it is late, or goes even if it does not fit if it is not divisible: so short work is never held up by
+    more than one such piece, and long work never for ever.
     """
     assert waiting, "nothing is waiting"
     heads = _heads(waiting)
     chosen = [Portion(index, waiting[index].tokens) for index in heads if waiting[index].is_short][:most]
-    long = [index for index in heads if not waiting[index].is_short]
-    must_go = bool(long) and (not chosen or waiting[long[0]].is_late(now_s))
-    left = budget
+    long = _fewest_first(waiting, heads)
+    if not long:
+        return chosen
+    oldest = min(long)
+    late = oldest if now_s - waiting[oldest].arrived_s > PATIENCE_S else None
+    if late is None and not chosen and not waiting[long[0]].divisible:
+        late = long[0]  # nothing else would run
+    return chosen + _share(waiting, long, budget, late)
+
+
+def _share(waiting: Sequence[Waiting], long: Sequence[int], budget: int, late: int | None) -> list[Portion]:
+    """What of `long` runs within the budget, and of `late` in any case."""
+    kept, least = 0, LEAST_PORTION
+    if late is not None:
+        tokens = waiting[late].tokens
+        whole = not waiting[late].divisible
+        kept = tokens if whole else min(tokens, max(budget // 2, LEAST_PORTION))
+        least = 0 if whole else LEAST_PORTION
+    left, used = max(budget - kept, least), 0
+    portions = []
     for index in long:
         work = waiting[index]
-        fits = work.tokens if work.tokens <= left or not work.divisible else left
-        goes_anyway = index == long[0] and (must_go or work.divisible)
-        if not goes_anyway and (fits > left or fits < LEAST_PORTION):
-            break
-        chosen.append(Portion(index, max(fits, min(LEAST_PORTION, work.tokens))))
-        left -= fits
-    return chosen
+        rows = min(work.tokens, left - used) if work.divisible else work.tokens
+        if index != late and min(work.tokens, LEAST_PORTION) <= rows <= left - used:
+            portions.append(Portion(index, rows))
+            used += rows
+    if late is not None:
+        portions.append(Portion(late, min(waiting[late].tokens, max(kept, budget - used))))
+    return portions
 
 
 def choose_one(waiting: Sequence[Waiting], now_s: float, budget: int) -> list[Portion]:
@@ -94,8 +122,8 @@ def choose_one(waiting: Sequence[Waiting], now_s: float, budget: int) -> list[Po
 
 
 def long_heads(waiting: Sequence[Waiting]) -> list[Waiting]:
-    """The next work of each session whose next work is long, in the order of arrival."""
-    return [waiting[i] for i in _heads(waiting) if not waiting[i].is_short]
+    """The next work of each session whose next work is long, the fewest token rows first."""
+    return [waiting[index] for index in _fewest_first(waiting, _heads(waiting))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +176,13 @@ def _heads(waiting: Sequence[Waiting]) -> list[int]:
     return list(first.values())
 
 
+def _fewest_first(waiting: Sequence[Waiting], heads: Sequence[int]) -> list[int]:
+    """Those of `heads` that are long; equals in order of arrival."""
+    long = [index for index in heads if not waiting[index].is_short]
+    return sorted(long, key=lambda index: waiting[index].tokens)
+
+
 def _urgency(work: Waiting, now_s: float) -> int:
-    if work.is_late(now_s):
+    if now_s - work.idle_since_s > PATIENCE_S:
         return 0
-    return 1 if work.is_short else 2
+    return 1 if work.is_short or work.ran_s is not None else 2

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 from swarm.core.errors import SessionLost, SwarmError
@@ -266,11 +267,12 @@ class Worker:
             run(partial(_prepare_next, session.shard, memory), _log_failure)
 
     def _requeue(self, begun: Sequence[Queued]) -> None:
-        """Long steps of which only a portion has run go on before what came later."""
+        """Long steps of which only a portion has run go back to where they stood, in the order of arrival."""
         for queued in begun:
             if queued.session.closed:
                 queued.end(None, SessionLost("the session was closed"))
-        self._queue[:0] = [queued for queued in begun if not queued.session.closed]
+        going_on = [queued for queued in begun if not queued.session.closed]
+        self._queue = sorted([*going_on, *self._queue], key=attrgetter("arrived_s"))
 
 
 def _prepare_next(session: ShardSession, memory: TokenMemory | None) -> None:

@@ -41,6 +41,7 @@ queues = st.lists(
         tokens=st.integers(1, 64),
         arrived_s=st.floats(0, 3),
         divisible=st.booleans(),
+        ran_s=st.none() | st.floats(3, 4),
     ),
     min_size=1,
     max_size=12,
@@ -62,12 +63,12 @@ def test_whoever_ran_out_of_patience_goes_before_everybody_who_has_some(
     queue: list[Waiting], now_s: float
 ) -> None:
     chosen = queue[choose_next(queue, now_s)]
-    heads = {work.session: work for work in reversed(queue)}.values()
-    late = [work.arrived_s for work in heads if now_s - work.arrived_s > PATIENCE_S]
+    heads = heads_of(queue)
+    late = [work.idle_since_s for work in heads if now_s - work.idle_since_s > PATIENCE_S]
     if late:
-        assert chosen.arrived_s == min(late)
+        assert chosen.idle_since_s == min(late)
     elif any(work.tokens <= DECODE_TOKENS for work in heads):
-        assert chosen.tokens <= DECODE_TOKENS, "decode goes before prefill"
+        assert chosen.is_short or chosen.ran_s is not None, "decode goes before a prefill that has not begun"
 
 
 def test_decode_goes_first_and_prefill_is_not_starved() -> None:
@@ -80,6 +81,16 @@ def test_decode_goes_first_and_prefill_is_not_starved() -> None:
         now_s, turns = now_s + 0.02, turns + 1
     assert turns > 20
     assert PATIENCE_S < now_s <= PATIENCE_S + 0.02
+
+
+def test_one_by_one_a_prefill_that_has_begun_takes_turns_with_decode_steps() -> None:
+    prefill = Waiting(b"long", 512, 0.0, divisible=True, ran_s=9.0)
+    before, after = Waiting(b"a", 1, 8.9), Waiting(b"b", 1, 9.1)
+    assert choose_next([prefill, before, after], 9.2) == 1
+    assert choose_next([prefill, after], 9.2) == 0
+    assert choose_next([prefill._replace(ran_s=9.2), after], 9.3) == 1
+    many = [Waiting(bytes([n]), 1, 9.1 + n / 100) for n in range(50)]
+    assert choose_next([prefill, *many], 20.0) == 0, "nor do many keep it waiting for ever"
 
 
 def test_equals_go_in_the_order_of_arrival() -> None:
@@ -120,16 +131,14 @@ def test_all_decode_steps_go_along(queue: list[Waiting], now_s: float) -> None:
     assert all(work in batch for work in heads_of(queue) if work.tokens <= DECODE_TOKENS)
 
 
-@given(queue=queues, now_s=st.floats(0, 6), budget=st.integers(1, 100))
+@given(queue=queues, now_s=st.floats(0, 6), budget=st.integers(LEAST_PORTION, 100))
 def test_at_most_one_prefill_is_beyond_the_budget(queue: list[Waiting], now_s: float, budget: int) -> None:
     long = [work for work in batch_of(queue, now_s, budget) if work.tokens > DECODE_TOKENS]
     if sum(work.tokens for work in long if not work.divisible) > budget:
         assert len(long) <= 1
-    arrivals = [work.arrived_s for work in long]
-    assert arrivals == sorted(arrivals)
 
 
-@given(queue=queues, budget=st.integers(1, 100))
+@given(queue=queues, budget=st.integers(LEAST_PORTION, 100))
 def test_everything_runs_in_the_end(queue: list[Waiting], budget: int) -> None:
     left, turns = list(queue), 0
     while left:
@@ -140,15 +149,16 @@ def test_everything_runs_in_the_end(queue: list[Waiting], budget: int) -> None:
     assert turns <= sum(-(-work.tokens // LEAST_PORTION) for work in queue)
 
 
-def test_prefills_fill_the_rest_of_the_budget_in_the_order_of_arrival() -> None:
+def test_prefills_fill_the_budget_the_fewest_rows_first() -> None:
     queue = [
         Waiting(b"a", 40, 0.0),
         Waiting(b"b", 1, 0.1),
         Waiting(b"c", 19, 0.2),
         Waiting(b"d", 30, 0.3),
-        Waiting(b"e", 9, 0.4),
+        Waiting(b"e", 19, 0.4),
     ]
-    assert [work.session for work in batch_of(queue, 0.5)] == [b"b", b"a", b"c"]
+    assert [work.session for work in batch_of(queue, 0.45)] == [b"b", b"c", b"e"]
+    assert [work.session for work in batch_of(queue, 0.55)] == [b"b", b"c", b"a"], "a is late"
 
 
 @given(queue=queues, now_s=st.floats(0, 6), budget=st.integers(LEAST_PORTION, 100))
@@ -156,9 +166,39 @@ def test_divisible_prefills_stay_within_the_budget(queue: list[Waiting], now_s: 
     queue = [work._replace(divisible=True) for work in queue]
     portions = choose_batch(queue, now_s, budget)
     long = [portion for portion in portions if not queue[portion.index].is_short]
-    assert sum(portion.tokens for portion in long) <= budget
+    assert sum(portion.tokens for portion in long) <= max(budget, 2 * LEAST_PORTION)
     assert all(0 < portion.tokens <= queue[portion.index].tokens for portion in portions)
     assert bool(long) == any(not work.is_short for work in heads_of(queue)), "it goes on beside decode steps"
+
+
+@given(queue=queues, now_s=st.floats(3, 6), budget=st.integers(LEAST_PORTION, 100))
+def test_the_budget_is_used(queue: list[Waiting], now_s: float, budget: int) -> None:
+    queue = [work._replace(divisible=True) for work in queue]
+    portions = choose_batch(queue, now_s, budget)
+    ran = sum(portion.tokens for portion in portions if not queue[portion.index].is_short)
+    waits = sum(work.tokens for work in heads_of(queue) if not work.is_short)
+    assert ran > budget - LEAST_PORTION or ran == waits
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one_that_came_before() -> None:
+    long, short = Waiting(b"long", 1024, 0.0, True), Waiting(b"short", 16, 9.0, True)
+    assert choose_batch([long, short], 0.4, 16) == [Portion(1, 16)]
+    assert choose_batch([long, short], 9.1, 16) == [Portion(1, 8), Portion(0, 8)], "who is late has half"
+    assert choose_batch([long, short], 9.1, LEAST_PORTION) == [Portion(1, 8), Portion(0, 8)]
+    assert choose_batch([long, short], 9.1, 100) == [Portion(1, 16), Portion(0, 84)]
+
+
+@given(
+    budget=st.integers(LEAST_PORTION, 100),
+    lengths=st.lists(st.integers(DECODE_TOKENS + 1, 60), max_size=9),
+    left=st.integers(60, 1000),
+)
+def test_half_of_the_budget_is_for_who_is_late(budget: int, lengths: list[int], left: int) -> None:
+    short = [Waiting(bytes([n]), tokens, 8.9, True) for n, tokens in enumerate(lengths)]
+    portions = choose_batch([Waiting(b"long", left, 0.0, True), *short], 9.0, budget)
+    ran = {portion.index: portion.tokens for portion in portions}
+    assert ran[0] >= min(left, budget // 2)
+    assert len(ran) > 1 or not short, "nor does it take all"
 
 
 def test_a_long_prompt_goes_in_portions_beside_decode_steps() -> None:

@@ -47,6 +47,11 @@ class Bench:
         states = StepTensors(torch.ones(1, tokens, 32))
         self.worker.submit(session, MESSAGE, Step(number, start, states))
 
+    def output(self, index: int) -> torch.Tensor:
+        output = self.finished[index].output
+        assert output is not None
+        return output.hidden
+
     async def turn(self) -> list[bytes]:
         """One turn of the device; the sessions whose steps were in it."""
         await settle()
@@ -130,6 +135,45 @@ def test_a_question_is_answered_after_the_steps_of_its_session_and_beside_those_
         assert await answer == 3
         with pytest.raises(PeerError, match="KeyError"):
             await failing
+
+    run(scenario())
+
+
+def test_a_repeated_prompt_does_not_wait_like_one() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        long, short, decoding = bench.session(b"long"), bench.session(b"short"), bench.session(b"decoding")
+        bench.submit(decoding)
+        bench.submit(short, tokens=20)
+        await settle()
+        bench.submit(long, tokens=500)
+        bench.submit(short, tokens=20)
+        bench.submit(short, number=1, start=20)
+        bench.submit(decoding, number=1, start=1)
+        assert await bench.turn() == [b"decoding", b"short"]
+        assert await bench.turn() == [b"short", b"decoding"], "what is kept goes along as decode steps do"
+        assert torch.equal(bench.output(1), bench.output(2))
+        assert await bench.turn() == [b"short"]
+        assert bench.worker.computed_tokens < 20 + 3 + 500
+
+    run(scenario())
+
+
+def test_what_has_begun_goes_back_to_its_place_among_what_waits() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        decoding, older, newer = bench.session(b"decoding"), bench.session(b"older"), bench.session(b"newer")
+        bench.submit(decoding)
+        await bench.turn()
+        bench.submit(older, tokens=60)
+        await settle()
+        bench.submit(newer, tokens=40)
+        order: list[bytes] = []
+        for number in range(1, 40):
+            if not order or order[-1] != b"older":
+                bench.submit(decoding, number=number, start=number)
+                order += sorted(await bench.turn())
+        assert [name for name in order if name != b"decoding"] == [b"newer", b"older"]
 
     run(scenario())
 
