@@ -11,7 +11,7 @@ import torch
 from swarm.core.errors import PeerError, RequestError, SessionLost
 from swarm.core.span import Span
 from swarm.peer.hop_session import HopSession
-from swarm.peer.scheduler import LEAST_WAIT_S
+from swarm.peer.scheduler import LEAST_WAIT_S, PATIENCE_S
 from swarm.peer.worker import Finished, Worker
 from swarm.shards.step import Step, StepTensors
 from swarm.wire.link import Link
@@ -87,6 +87,27 @@ def test_one_by_one_means_one_step_in_a_turn() -> None:
             bench.submit(bench.session(name))
         assert await bench.turn() == [b"a"]
         assert await bench.turn() == [b"b"]
+
+    run(scenario())
+
+
+def test_one_by_one_a_decode_step_waits_for_one_portion_of_a_prompt_at_most() -> None:
+    async def scenario() -> None:
+        bench = Bench(together=False)
+        decoding, long = bench.session(b"decoding"), bench.session(b"long")
+        bench.submit(decoding)
+        await bench.turn()
+        bench.submit(long, tokens=60)
+        portions = 0
+        for number in range(1, 40):
+            await asyncio.sleep(2 * PATIENCE_S)  # on a device as slow as that, everybody is late
+            bench.submit(decoding, number=number, start=number)
+            before = long.shard.length
+            turns = [await bench.turn(), await bench.turn()]
+            assert [b"decoding"] in turns
+            portions += long.shard.length > before
+        assert long.shard.length == 60
+        assert portions > 3
 
     run(scenario())
 
