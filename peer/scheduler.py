@@ -86,30 +86,33 @@ def choose_batch(
     if not long:
         return chosen
     oldest = min(long)
-    late = oldest if now_s - waiting[oldest].arrived_s > PATIENCE_S else None
-    if late is None and not chosen and not waiting[long[0]].divisible:
-        late = long[0]  # nothing else would run
-    return chosen + _share(waiting, long, budget, late)
+    must_go = oldest if now_s - waiting[oldest].arrived_s > PATIENCE_S else None
+    if must_go is None and not chosen and not waiting[long[0]].divisible:
+        must_go = long[0]  # nothing else would run
+    return chosen + _share(waiting, long, budget, must_go)
 
 
-def _share(waiting: Sequence[Waiting], long: Sequence[int], budget: int, late: int | None) -> list[Portion]:
-    """What of `long` runs within the budget, and of `late` in any case."""
-    kept, least = 0, LEAST_PORTION
-    if late is not None:
-        tokens = waiting[late].tokens
-        whole = not waiting[late].divisible
-        kept = tokens if whole else min(tokens, max(budget // 2, LEAST_PORTION))
-        least = 0 if whole else LEAST_PORTION
-    left, used = max(budget - kept, least), 0
+def _share(
+    waiting: Sequence[Waiting], long: Sequence[int], budget: int, must_go: int | None
+) -> list[Portion]:
+    """What of `long` runs within the budget, and what of `must_go` whether it fits or not."""
+    kept, left = 0, budget
+    if must_go is not None and waiting[must_go].divisible:
+        kept = min(waiting[must_go].tokens, max(budget // 2, LEAST_PORTION))
+        left = max(budget - kept, LEAST_PORTION)
+    elif must_go is not None:
+        kept = waiting[must_go].tokens
+        left = budget - kept
     portions = []
     for index in long:
         work = waiting[index]
-        rows = min(work.tokens, left - used) if work.divisible else work.tokens
-        if index != late and min(work.tokens, LEAST_PORTION) <= rows <= left - used:
+        rows = min(work.tokens, left) if work.divisible else work.tokens
+        if index != must_go and min(work.tokens, LEAST_PORTION) <= rows <= left:
             portions.append(Portion(index, rows))
-            used += rows
-    if late is not None:
-        portions.append(Portion(late, min(waiting[late].tokens, max(kept, budget - used))))
+            left -= rows
+    if must_go is not None:
+        spare = budget - sum(portion.tokens for portion in portions)
+        portions.append(Portion(must_go, min(waiting[must_go].tokens, max(kept, spare))))
     return portions
 
 
