@@ -10,8 +10,8 @@ import typer
 from swarm.cli.chat_settings import ChatSettings
 from swarm.cli.options import command_of
 from swarm.cli.text_source import open_model, sampling_of
-from swarm.cli.user_folders import state_folder
 from swarm.core.errors import ConfigError
+from swarm.core.user_folders import state_folder
 
 if TYPE_CHECKING:
     from swarm.cli.chat_screen import ChatScreen

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from swarm.cli.user_folders import config_folder
 from swarm.core.errors import ConfigError
+from swarm.core.user_folders import config_folder
 from swarm.security.identity import Identity
 
 

@@ -16,10 +16,10 @@ from swarm.cli.logs import tell_decisions
 from swarm.cli.options import command_of
 from swarm.cli.ready_file import clear_ready_file
 from swarm.cli.serve_settings import ServeSettings
-from swarm.cli.user_folders import cache_folder
 from swarm.core.config import PeerConfig
 from swarm.core.lasting import lasting
 from swarm.core.late_imports import late_imports
+from swarm.core.user_folders import cache_folder
 
 if TYPE_CHECKING:
     from swarm.peer.ready import ReadyInfo

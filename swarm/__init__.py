@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from swarm.core import lean_imports
+from swarm.core import kept_listing, lean_imports
 from swarm.core.version import VERSION
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
 
 lean_imports.install()
+kept_listing.install()
 
 __version__ = VERSION
 _HOMES = {

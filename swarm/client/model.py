@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from swarm.client.entrance import Entrance, WantedModel
 from swarm.core.config import ClientConfig, ModelConfig
 from swarm.core.lasting import lasting
 from swarm.core.late_imports import late_imports
@@ -88,17 +88,19 @@ class SwarmModel(_Base):  # type: ignore[no-untyped-call] # PreTrainedModel.__in
         )
         index = CheckpointIndex.open(where)
         addresses = (peers,) if isinstance(peers, str) else tuple(peers)
-        entrance = Entrance(WantedModel(index.uid, index.short_name), addresses, config)
-        try:
-            with lasting("torch"), late_imports():
-                from swarm.client.loading import LoadOptions, load
-                from swarm.shards.source import ModelSource
+        with ExitStack() as undo:
+            with lasting("torch"):
+                from swarm.client.entrance import Entrance, WantedModel
 
-                source = ModelSource(index.name, index.files)  # imports the classes of the model
+                entrance = Entrance(WantedModel(index.uid, index.short_name), addresses, config)
+                undo.callback(entrance.close)
+                with late_imports():
+                    from swarm.client.loading import LoadOptions, load
+                    from swarm.shards.source import ModelSource
+
+                    source = ModelSource(index.name, index.files)  # imports the classes of the model
             loaded = load(source, entrance, LoadOptions(dtype, device, config), mixin=cls)
-        except BaseException:
-            entrance.close()
-            raise
+            undo.pop_all()
         return cast(Self, loaded)
 
     def generate(self, inputs: torch.Tensor | None = None, *, speculate: Any = "off", **options: Any) -> Any:

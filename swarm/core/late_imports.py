@@ -1,7 +1,7 @@
 """Names that a module imports for a few of its functions, and that are fetched when one of these runs.
 
-transformers imports torch's compiler, its sharded tensors and the whole of sympy, which nothing here uses, for the
-sake of a few functions and decorators. While `late_imports` is on, such a name is bound to a `LateName`; what stands
+transformers imports torch's compiler, its sharded tensors, accelerate and the whole of sympy, which next to nothing
+here uses, for the sake of a few functions and decorators. While `late_imports` is on, such a name is bound to a `LateName`; what stands
 for it is put in its place in the module as soon as anybody imports its home, or the name is used. The decorators of
 torch's compiler, which leave a function as it is and note something about it, are noted, and applied if the compiler
 is ever imported.
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 LATE = {
     ("httpcore2._backends.trio", "trio"),
     ("httpcore2._synchronization", "trio"),
+    ("transformers.integrations.accelerate", "accelerate"),
+    ("transformers.integrations.accelerate", "accelerate.utils"),
+    ("transformers.integrations.accelerate", "accelerate.utils.modeling"),
+    ("transformers.modeling_utils", "accelerate.hooks"),
+    ("transformers.modeling_utils", "accelerate.utils"),
     ("transformers.masking_utils", "torch._dynamo._trace_wrapped_higher_order_op"),
     ("transformers.distributed.fsdp", "torch.distributed._composable.fsdp"),
     ("transformers.distributed.fsdp", "torch.distributed.fsdp"),

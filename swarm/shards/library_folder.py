@@ -6,15 +6,15 @@ import contextlib
 import ctypes
 import hashlib
 import logging
-import os
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from swarm.core.user_folders import make_private
+
 logger = logging.getLogger(__name__)
 MOST_LIBRARIES = 64
-_OTHERS_MAY_WRITE = 0o022
 
 
 class LibraryFolder:
@@ -34,21 +34,13 @@ class LibraryFolder:
         """
         if self.path is not None:
             try:
-                _check(self.path)
+                make_private(self.path)
                 return _kept(self.path, made_of, make)
             except OSError as error:
                 logger.info("compiled functions are not kept: %s", error)
                 self.path = None
         with tempfile.TemporaryDirectory(prefix="swarm-") as passing:
             return _made(make, Path(passing) / "library.so")
-
-
-def _check(folder: Path) -> None:
-    """Make it; an OSError if somebody else could put code there that this process would run."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.stat()
-    if status.st_uid != os.geteuid() or status.st_mode & _OTHERS_MAY_WRITE:
-        raise PermissionError(f"others may write to {folder}")
 
 
 def _kept(folder: Path, made_of: Sequence[str], make: Callable[[Path], None]) -> ctypes.CDLL:
