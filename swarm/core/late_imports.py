@@ -1,10 +1,10 @@
 """Names that a module imports for a few of its functions, and that are fetched when one of these runs.
 
 transformers imports torch's compiler, its sharded tensors, accelerate and the whole of sympy, which next to nothing
-here uses, for the sake of a few functions and decorators. While `late_imports` is on, such a name is bound to a `LateName`; what stands
-for it is put in its place in the module as soon as anybody imports its home, or the name is used. The decorators of
-torch's compiler, which leave a function as it is and note something about it, are noted, and applied if the compiler
-is ever imported.
+here uses, for the sake of a few functions and decorators. While `late_imports` is on, such a name is bound to a
+`LateName`; what stands for it is put in its place in the module as soon as anybody imports its home, or the name is
+used. The decorators of torch's compiler, which leave a function as it is and note something about it, are noted, and
+applied if the compiler is ever imported.
 
 Only what is used in bodies of functions may be late: nobody can have taken it from the module before it was there
 (`tests/test_late_imports.py` reads that in the installed packages).
