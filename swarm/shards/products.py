@@ -33,7 +33,7 @@ from swarm.shards.few_rows import by_few_rows, has_few_rows
 Product = Callable[[Tensor, Tensor], Tensor]  # [B, n, in] contiguous, weight [out, in] -> [B, n, out]
 
 _MOST_ROWS = {"one": 1, "few": 5, "several": 16, "many": 48}  # more are "bulk"
-_TRIED_ROWS = {"one": 1, "few": 4, "several": 8, "many": 24, "bulk": 128}
+_TRIED_ROWS = {"one": 1, "few": 4, "several": 8, "many": 24, "bulk": 256}
 _LEAST_SIZE = 1 << 16  # elements; below, the call costs more than the product
 _TRIED_BYTES = 64 << 20  # more than caches hold
 _ROUNDS = 4
