@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from swarm.cli.bench_settings import BenchSettings
+from swarm.cli.consoles import result_console
 from swarm.cli.options import command_of
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _run(settings: BenchSettings) -> bool:
     from swarm.bench.suite import run  # imports torch, transformers and hivemind: seconds
 
     reports: list[Report] = []
-    console, progress = Console(highlight=False), Console(stderr=True, highlight=False)
+    console, progress = result_console(), Console(stderr=True, highlight=False)
     with progress.status("starting ...") as status:
         running = run(
             settings.benchmarks,

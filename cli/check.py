@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from swarm.cli.client_settings import CheckSettings
+from swarm.cli.consoles import result_console
 from swarm.cli.options import command_of
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def check(settings: CheckSettings) -> None:
         seed=settings.seed,
         max_layers=settings.max_layers,
     )
-    Console(highlight=False).print(result_table(report))
+    result_console().print(result_table(report))
     typer.secho(report.verdict, fg="green" if report.ok else "red", bold=True)
     if not report.ok:
         raise typer.Exit(1)

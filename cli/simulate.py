@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from swarm.cli.bench import show_report
+from swarm.cli.consoles import result_console
 from swarm.cli.options import command_of
 from swarm.cli.simulate_settings import SimulateSettings
 from swarm.core.version import VERSION
@@ -39,7 +40,7 @@ def simulate(settings: SimulateSettings) -> None:
         check_folder(settings.plot, "--plot")
         check_plot(settings.plot)
     found = _play(matrix, settings.jobs)
-    console = Console(highlight=False)
+    console = result_console()
     made = reports(found)
     for report in made:
         show_report(console, report)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 
 from swarm.cli.client_settings import StatusSettings
+from swarm.cli.consoles import result_console
 from swarm.cli.event_loop import run_async
 from swarm.cli.options import command_of
 from swarm.core.errors import SwarmUnavailable
@@ -39,7 +40,7 @@ async def _status(settings: StatusSettings) -> None:
         else:
             from swarm.cli.status_table import render
 
-            console = _console()
+            console = result_console()
             console.print(render(await survey.look(settings.model), console.width))
     finally:
         await survey.stop()
@@ -59,7 +60,7 @@ async def _watch(survey: SwarmSurvey, settings: StatusSettings) -> None:
     from swarm.cli.status_table import render
 
     known: dict[str, StatusReport] = {}
-    with Live(console=_console(), auto_refresh=False) as live:
+    with Live(console=result_console(), auto_refresh=False) as live:
         while True:
             try:
                 reports = await survey.look(settings.model)
@@ -81,12 +82,6 @@ def _tell_happenings(
         for happening in happenings(before, report) if before is not None else ():
             console.print(f"{time.strftime('%H:%M:%S')} {happening}", markup=False)
         known[report.model_uid] = report
-
-
-def _console() -> Console:
-    """Colour and the terminal's width where there is a terminal; wide and plain lines elsewhere."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
 
 
 command = command_of(StatusSettings, status)

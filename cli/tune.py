@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 
 from swarm.cli.bench import show_report
+from swarm.cli.consoles import result_console
 from swarm.cli.event_loop import run_async
 from swarm.cli.options import command_of
 from swarm.cli.tune_settings import TuneSettings
@@ -37,7 +38,7 @@ def tune(settings: TuneSettings) -> None:
     from swarm.bench.tuning import tune as tune_shard  # imports torch and transformers: seconds
     from swarm.shards.source import ModelSource
 
-    console, progress = Console(highlight=False), Console(stderr=True, highlight=False)
+    console, progress = result_console(), Console(stderr=True, highlight=False)
     with progress.status("reading the model ...") as status:
         source = ModelSource.open(settings.model_source())
         wanted = _wanted(settings, source)

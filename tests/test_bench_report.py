@@ -11,9 +11,10 @@ from rich.console import Console
 
 from swarm.bench.plan import Plan
 from swarm.bench.plot import check_plot, draw
-from swarm.bench.report import Column, Figure, Report, number
+from swarm.bench.report import Column, Figure, Report, Row, number
 from swarm.bench.result_file import check_folder, document, write
 from swarm.cli.bench import result_table
+from swarm.cli.consoles import result_console
 from swarm.core.errors import ConfigError, SwarmError
 
 REPORT = Report(
@@ -89,3 +90,10 @@ def test_a_plot_has_a_panel_for_each_report(tmp_path: Path) -> None:
     assert path.read_text().count('id="axes_') == 2
     with pytest.raises(ConfigError, match="--plot: cannot write"):
         draw([REPORT], tmp_path / "missing" / "plot.svg")
+
+
+def test_tables_that_go_into_a_file_are_wide(capsys: pytest.CaptureFixture[str]) -> None:
+    columns = [Column("who", "what was measured"), *(Column(f"n{i}", f"column {i}") for i in range(9))]
+    row: Row = {"who": "a rather long name", **{f"n{i}": "0.28 to 0.74" for i in range(9)}}
+    result_console().print(result_table(Report("x", "x", tuple(columns), (row,), Figure("who", (), ""))))
+    assert capsys.readouterr().out.count("0.28 to 0.74") == 9
