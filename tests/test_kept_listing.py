@@ -140,6 +140,16 @@ def test_without_a_folder_the_files_are_read_as_ever(
     assert reader.reads == 2
 
 
+def test_without_a_home_the_files_are_read_as_ever(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert [reader.in_a_new_process() for _ in range(2)] == [LISTING] * 2
+    assert reader.reads == 2
+
+
 def test_the_few_files_of_one_model_are_read_each_time(reader: Reader, cache: Path) -> None:
     define = kept(reader.define, str(reader.code))
     assert define(reader.models / "a") == LISTING

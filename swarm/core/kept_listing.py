@@ -38,10 +38,11 @@ def kept(define: Callable[..., Listing], own_file: str) -> Callable[..., Listing
     @lru_cache
     @wraps(define)
     def define_kept(module_path: str | Path, prefix: str | None = None) -> Listing:
-        if prefix is None:
+        folder = None if prefix is None else _folder()
+        if prefix is None or folder is None:
             return define(module_path, prefix)
         made_of = _digest([prefix, *_stamps(os.fspath(module_path)), _stamp(own_file, os.stat(own_file))])
-        path = cache_folder() / "listings" / f"{_digest([os.fspath(module_path), prefix])}.json"
+        path = folder / f"{_digest([os.fspath(module_path), prefix])}.json"
         found = _read(path, made_of)
         if found is None:
             found = define(module_path, prefix)
@@ -50,6 +51,14 @@ def kept(define: Callable[..., Listing], own_file: str) -> Callable[..., Listing
         return found
 
     return define_kept
+
+
+def _folder() -> Path | None:
+    """Where listings are kept; None for a user without a home."""
+    try:
+        return cache_folder() / "listings"
+    except RuntimeError:
+        return None
 
 
 def _stamps(folder: str) -> Iterator[str]:
